@@ -1,1 +1,30 @@
-//! x
+//! What both services of Rowlock use and that knows no domain.
+//!
+//! A module enters this crate only when both services use it. Nothing here names an event, a seat or a password.
+//!
+//! | module | what it gives |
+//! |---|---|
+//! | [`clock`], [`ids`] | time and identifiers as parameters |
+//! | [`secret`], [`digest`] | strings that do not print, SHA-256 over parts |
+//! | [`status`] | how an error looks on the wire |
+//! | [`validation`], [`page`] | reading requests: every violation at once, page tokens |
+//! | [`auth`], [`token`] | who calls, what a method asks for, and how a token is verified |
+//! | [`config`], [`telemetry`], [`lifecycle`] | options, logs and metrics, signals and readiness |
+//! | [`server`], [`layers`] | the server stack, the same for both services |
+//! | [`database`], [`migrate`] | the pool, transactions that are retried, the schema |
+//! | `test_support` | feature `test-support`: a throw-away PostgreSQL and a token mint |
+
+pub mod auth;
+pub mod clock;
+pub mod config;
+pub mod database;
+pub mod digest;
+pub mod ids;
+pub mod lifecycle;
+pub mod migrate;
+pub mod page;
+pub mod secret;
+pub mod status;
+pub mod telemetry;
+pub mod token;
+pub mod validation;

@@ -1,0 +1,106 @@
+//! Who calls, and what a method asks for.
+
+use std::str::FromStr;
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// What a caller is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// Registers for events.
+    Attendee,
+    /// Makes events.
+    Organizer,
+    /// Runs the system.
+    Admin,
+    /// Another backend.
+    Service,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 4] = [Self::Attendee, Self::Organizer, Self::Admin, Self::Service];
+
+    /// The word for this role in tokens, rows and messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Attendee => "attendee",
+            Self::Organizer => "organizer",
+            Self::Admin => "admin",
+            Self::Service => "service",
+        }
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A word that names no role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a role: expected attendee, organizer, admin or service")]
+pub struct UnknownRole;
+
+impl FromStr for Role {
+    type Err = UnknownRole;
+
+    fn from_str(word: &str) -> Result<Self, UnknownRole> {
+        Self::ALL.into_iter().find(|role| role.as_str() == word).ok_or(UnknownRole)
+    }
+}
+
+/// Who calls, as their token says. The auth layer puts it into the extensions of the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// The user, or the service account.
+    pub user_id: Uuid,
+    /// What they are.
+    pub role: Role,
+    /// The session that the token came from; service accounts have none.
+    pub session_id: Option<Uuid>,
+    /// When the token expires. A stream must end then.
+    pub expires: OffsetDateTime,
+}
+
+/// A handler asked who calls, but its method lets everybody in. A bug: answer INTERNAL, never "anyone".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the request carries no principal")]
+pub struct NoPrincipal;
+
+/// Who calls.
+///
+/// # Errors
+/// [`NoPrincipal`] if the request did not pass the auth layer, or the method is [`Access::Public`].
+pub fn principal<T>(request: &tonic::Request<T>) -> Result<&Principal, NoPrincipal> {
+    request.extensions().get().ok_or(NoPrincipal)
+}
+
+/// What a method asks of its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing. A token that is sent along is not even looked at.
+    Public,
+    /// A valid token, of any role.
+    SignedIn,
+    /// A valid token of one of these roles.
+    AnyOf(&'static [Role]),
+}
+
+impl Access {
+    /// Whether a caller of this role is let through.
+    #[must_use]
+    pub fn allows(self, role: Role) -> bool {
+        match self {
+            Self::Public | Self::SignedIn => true,
+            Self::AnyOf(roles) => roles.contains(&role),
+        }
+    }
+}
+
+/// What every method of a server asks, by its full path such as `/rowlock.booking.v1.EventService/GetEvent`.
+/// A method that is not in the table is refused.
+pub type AccessTable = &'static [(&'static str, Access)];

@@ -1,0 +1,16 @@
+//! Options, from flags and the environment, checked together so that every error is reported in one run.
+//!
+//! A service flattens [`DatabaseArgs`], [`ServerArgs`] and [`TelemetryArgs`] into its clap command, calls `check` on each
+//! with one [`ConfigErrors`], and ends with [`ConfigErrors::finish`]. Options that can be wrong are [`Checked`], which
+//! clap cannot fail to parse; a secret option `X` has a sibling `X_FILE`, see [`secret`].
+
+mod args;
+mod checked;
+mod environment;
+
+pub use args::{
+    DatabaseArgs, DatabaseConfig, DefaultAddresses, LogFormat, ServerArgs, ServerConfig, TelemetryArgs,
+    TelemetryConfig,
+};
+pub use checked::{Checked, ConfigErrors, Period, secret};
+pub use environment::unknown_variables;

@@ -1,0 +1,214 @@
+//! The connection pool, and transactions that are tried again when the database asks for it.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use rand::RngExt;
+use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions, PgSeverity};
+use sqlx::{Connection, PgConnection, PgPool};
+use tokio::time::{Instant, sleep};
+
+use crate::config::DatabaseConfig;
+
+/// How often a transaction is tried at most.
+const MAX_TRIES: u32 = 5;
+/// The longest pause after the first failure; doubled after each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// How every session of this service is opened. The timeouts are the server's, so that a replica that hangs or vanishes
+/// does not hold locks: they work without the client.
+#[must_use]
+pub fn connect_options(config: &DatabaseConfig, application_name: &str) -> PgConnectOptions {
+    let millis = |duration: Duration| duration.as_millis().to_string();
+    config.options.clone().application_name(application_name).statement_cache_capacity(200).options([
+        ("statement_timeout", millis(config.statement_timeout)),
+        ("lock_timeout", millis(config.lock_timeout)),
+        ("idle_in_transaction_session_timeout", millis(config.idle_in_transaction_timeout)),
+        // A client that is gone without a word is noticed within half a minute, also in the middle of a statement.
+        ("tcp_keepalives_idle", "15".to_owned()),
+        ("tcp_keepalives_interval", "5".to_owned()),
+        ("tcp_keepalives_count", "3".to_owned()),
+        ("tcp_user_timeout", "30000".to_owned()),
+        ("client_connection_check_interval", "5000".to_owned()),
+        // Compiling costs more than any of our statements takes.
+        ("jit", "off".to_owned()),
+    ])
+}
+
+/// A pool of at most `max_connections`. It connects when it is used: this does not fail while the database is down.
+///
+/// It must be called within a tokio runtime.
+#[expect(clippy::unused_async, reason = "a pool needs a runtime; `async` says so")]
+pub async fn pool(config: &DatabaseConfig, application_name: &str) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(config.max_connections)
+        .acquire_timeout(config.connect_timeout)
+        // So that connections find their way back to all replicas of a database that failed over.
+        .max_lifetime(Duration::from_secs(30 * 60))
+        .idle_timeout(Duration::from_secs(10 * 60))
+        .connect_lazy_with(connect_options(config, application_name))
+}
+
+/// What [`run_tx`] needs to know of an error type.
+pub trait TxError {
+    /// The database's error, if it is one.
+    fn database(&self) -> Option<&sqlx::Error>;
+
+    /// The connection was lost at COMMIT: whether the transaction took effect is unknown.
+    fn commit_unknown() -> Self;
+}
+
+impl TxError for sqlx::Error {
+    fn database(&self) -> Option<&sqlx::Error> {
+        Some(self)
+    }
+
+    fn commit_unknown() -> Self {
+        Self::Io(std::io::Error::other("the connection was lost at COMMIT: the outcome is unknown"))
+    }
+}
+
+/// Runs `work` in a transaction under READ COMMITTED and commits it.
+///
+/// **`work` may run more than once**: what fails before COMMIT for a reason that goes away is rolled back and tried again
+/// with a growing, random pause, at most five times (see [`retryable`]). So `work` must do nothing but talk to the database, and must
+/// begin from the same values each time. Any other error rolls back and is returned.
+///
+/// `name` is for metrics and logs, such as `user.create`.
+///
+/// # Errors
+/// What `work` returned; what the database said; [`TxError::commit_unknown`] if the connection was lost at COMMIT, which
+/// is not tried again: look for the ids that `work` wrote.
+pub async fn run_tx<T, E>(
+    pool: &PgPool,
+    name: &'static str,
+    mut work: impl for<'c> FnMut(&'c mut PgConnection) -> BoxFuture<'c, Result<T, E>> + Send,
+) -> Result<T, E>
+where
+    T: Send,
+    E: From<sqlx::Error> + TxError + Send,
+{
+    let began = Instant::now();
+    let mut tries = 1;
+    let result = loop {
+        let error = match try_once(pool, &mut work).await {
+            Ok(value) => break Ok(value),
+            Err(Failed::ForGood(error)) => break Err(error),
+            Err(Failed::ForNow(error)) => error,
+        };
+        if tries == MAX_TRIES {
+            break Err(error);
+        }
+        let code = error.database().map(code).unwrap_or_default();
+        tracing::debug!(tx = name, tries, %code, "transaction is tried again");
+        metrics::counter!("db_transaction_retries_total", "tx" => name).increment(1);
+        let longest = FIRST_PAUSE * (1 << tries);
+        sleep(rand::rng().random_range(Duration::ZERO..=longest)).await;
+        tries += 1;
+    };
+    let outcome = if result.is_ok() { "committed" } else { "failed" };
+    metrics::counter!("db_transactions_total", "tx" => name, "outcome" => outcome).increment(1);
+    metrics::histogram!("db_transaction_duration_seconds", "tx" => name)
+        .record(began.elapsed().as_secs_f64());
+    result
+}
+
+enum Failed<E> {
+    ForNow(E),
+    ForGood(E),
+}
+
+async fn try_once<T, E>(
+    pool: &PgPool,
+    work: &mut (impl for<'c> FnMut(&'c mut PgConnection) -> BoxFuture<'c, Result<T, E>> + Send),
+) -> Result<T, Failed<E>>
+where
+    E: From<sqlx::Error> + TxError,
+{
+    let judge = |error: E| match error.database() {
+        Some(cause) if retryable(cause) => Failed::ForNow(error),
+        _ => Failed::ForGood(error),
+    };
+    let mut connection = pool.acquire().await.map_err(|error| judge(error.into()))?;
+    match attempt(&mut connection, work).await {
+        Ok(value) => Ok(value),
+        Err(Broken::Refused(error)) => {
+            // A session on a server that went away or became read-only is of no use to the next one.
+            if error.database().is_some_and(unavailable) {
+                connection.close_on_drop();
+            }
+            Err(judge(error))
+        }
+        Err(Broken::AtCommit(cause)) => {
+            tracing::warn!(code = %code(&cause), "connection lost at COMMIT: outcome unknown");
+            connection.close_on_drop();
+            Err(Failed::ForGood(E::commit_unknown()))
+        }
+    }
+}
+
+enum Broken<E> {
+    /// Certainly undone.
+    Refused(E),
+    /// Done or undone, nobody knows.
+    AtCommit(sqlx::Error),
+}
+
+async fn attempt<T, E>(
+    connection: &mut PgConnection,
+    work: &mut (impl for<'c> FnMut(&'c mut PgConnection) -> BoxFuture<'c, Result<T, E>> + Send),
+) -> Result<T, Broken<E>>
+where
+    E: From<sqlx::Error> + TxError,
+{
+    let mut tx = connection.begin().await.map_err(|error| Broken::Refused(error.into()))?;
+    let value = work(&mut tx).await.map_err(Broken::Refused)?;
+    match tx.commit().await {
+        Ok(()) => Ok(value),
+        Err(error) if is_plain_refusal(&error) => Err(Broken::Refused(error.into())),
+        Err(error) => Err(Broken::AtCommit(error)),
+    }
+}
+
+/// Whether the same transaction may succeed a moment later: serialization failure (40001), deadlock (40P01), and whatever
+/// is [`unavailable`], except waiting in vain for the pool, which has waited long enough.
+#[must_use]
+pub fn retryable(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => false,
+        _ => matches!(code(error).as_str(), "40001" | "40P01") || unavailable(error),
+    }
+}
+
+/// Whether the trouble is with reaching a writable database, not with the statement: no connection, a lost one (08…), a
+/// server that shuts down, starts up or crashed (57P01, 57P02, 57P03), too many clients (53300), or one that became a
+/// standby (25006).
+#[must_use]
+pub fn unavailable(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {
+            true
+        }
+        sqlx::Error::Database(_) => {
+            let code = code(error);
+            matches!(code.as_str(), "57P01" | "57P02" | "57P03" | "25006" | "53300") || code.starts_with("08")
+        }
+        _ => false,
+    }
+}
+
+/// Whether the server refused with an ordinary ERROR, after which its session goes on: the transaction is undone.
+fn is_plain_refusal(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(cause) = error else { return false };
+    let severity = cause.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::severity);
+    severity == Some(PgSeverity::Error) && !unavailable(error)
+}
+
+/// The SQLSTATE, or nothing.
+fn code(error: &sqlx::Error) -> String {
+    error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code)
+        .map(std::borrow::Cow::into_owned)
+        .unwrap_or_default()
+}

@@ -1,0 +1,197 @@
+//! The schema: bringing it up to date, and refusing to serve on one that is not known.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
+use sqlx::{Connection, PgConnection, PgPool};
+use tokio::time::sleep;
+
+use crate::config::DatabaseConfig;
+use crate::database::{connect_options, retryable};
+
+/// How long a migration waits for a lock. While it waits, everybody behind it waits too: better to step back and try again.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+const MAX_TRIES: u32 = 10;
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// What a run of [`migrate`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Migrated {
+    /// How many migrations were applied; 0 if the schema was up to date.
+    pub applied: usize,
+    /// The newest version that the database has now.
+    pub version: Option<i64>,
+}
+
+/// The schema is not the one that this program knows.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// Migrations of this program were not applied.
+    #[error("the database lacks {} migration(s), the first is {}: run the `migrate` command first", .pending.len(), first(.pending))]
+    Pending {
+        /// Their versions, in order.
+        pending: Vec<i64>,
+    },
+    /// The database has migrations that this program does not know.
+    #[error("the database has migration {} that this program does not know: use a newer version of the program", first(.unknown))]
+    Unknown {
+        /// Their versions, in order.
+        unknown: Vec<i64>,
+    },
+    /// A migration was changed after it was applied.
+    #[error("migration {version} was changed after it was applied to the database")]
+    Changed {
+        /// Its version.
+        version: i64,
+    },
+    /// A migration stopped halfway.
+    #[error(
+        "migration {version} was applied only in part: mend the database and remove its row from _sqlx_migrations"
+    )]
+    Dirty {
+        /// Its version.
+        version: i64,
+    },
+    /// The database could not be asked, or refused a migration.
+    #[error("the database could not be read or changed")]
+    Database(#[source] sqlx::Error),
+}
+
+impl SchemaError {
+    /// Whether the database may answer otherwise a moment later, without anybody changing the schema.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Database(error) if crate::database::unavailable(error) || retryable(error))
+    }
+}
+
+fn first(versions: &[i64]) -> i64 {
+    versions.first().copied().unwrap_or_default()
+}
+
+/// Applies the migrations that the database lacks, one after the other, each in its own transaction, in a session of its
+/// own that must not go through a transaction pooler. Programs that migrate at the same time wait for each other. A
+/// migration that does not get its locks within 2 s steps back and is tried again, ten times at most.
+///
+/// # Errors
+/// [`SchemaError::Unknown`], [`SchemaError::Changed`] and [`SchemaError::Dirty`] before anything is changed.
+pub async fn migrate(config: &DatabaseConfig, migrator: &'static Migrator) -> Result<Migrated, SchemaError> {
+    let mut pause = FIRST_PAUSE;
+    let mut tries = 1;
+    let mut applied = 0;
+    loop {
+        match migrate_once(config, migrator, &mut applied).await {
+            Ok(version) => return Ok(Migrated { applied, version }),
+            Err(SchemaError::Database(error))
+                if tries < MAX_TRIES && (retryable(&error) || is_lock_timeout(&error)) =>
+            {
+                tracing::warn!(%error, tries, "migration is tried again");
+            }
+            Err(error) => return Err(error),
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        tries += 1;
+    }
+}
+
+async fn migrate_once(
+    config: &DatabaseConfig,
+    migrator: &'static Migrator,
+    applied: &mut usize,
+) -> Result<Option<i64>, SchemaError> {
+    let options = connect_options(config, "rowlock-migrate").options([
+        ("lock_timeout", LOCK_TIMEOUT.as_millis().to_string()),
+        // Building an index takes as long as it takes.
+        ("statement_timeout", "0".to_owned()),
+    ]);
+    let mut connection = PgConnection::connect_with(&options).await.map_err(SchemaError::Database)?;
+    // Advisory locks obey lock_timeout too: a second migrator is retried like any other waiter.
+    connection.lock().await.map_err(broken)?;
+    connection.ensure_migrations_table(&migrator.table_name).await.map_err(broken)?;
+    let pending = match compare(&mut connection, migrator).await {
+        Ok(()) => Vec::new(),
+        Err(SchemaError::Pending { pending }) => pending,
+        Err(error) => return Err(error),
+    };
+    for migration in migrator.iter().filter(|m| pending.contains(&m.version)) {
+        connection.apply(&migrator.table_name, migration).await.map_err(broken)?;
+        *applied += 1;
+        tracing::info!(version = migration.version, description = %migration.description, "migration applied");
+    }
+    // The session ends, and with it the lock.
+    let _ = connection.close().await;
+    Ok(migrator.iter().map(|m| m.version).max())
+}
+
+/// Whether the database has exactly the migrations of this program.
+///
+/// # Errors
+/// [`SchemaError`], whose text says what to do. While [`SchemaError::is_temporary`], ask again.
+pub async fn check_schema(pool: &PgPool, migrator: &Migrator) -> Result<(), SchemaError> {
+    let mut connection = pool.acquire().await.map_err(SchemaError::Database)?;
+    compare(&mut connection, migrator).await
+}
+
+async fn compare(connection: &mut PgConnection, migrator: &Migrator) -> Result<(), SchemaError> {
+    let dirty = match connection.dirty_version(&migrator.table_name).await {
+        Err(MigrateError::Execute(error)) if is_undefined_table(&error) => {
+            return pending(migrator, &BTreeMap::<i64, ()>::new());
+        }
+        dirty => dirty.map_err(broken)?,
+    };
+    if let Some(version) = dirty {
+        return Err(SchemaError::Dirty { version });
+    }
+    let applied: BTreeMap<i64, _> = connection
+        .list_applied_migrations(&migrator.table_name)
+        .await
+        .map_err(broken)?
+        .into_iter()
+        .map(|m| (m.version, m.checksum))
+        .collect();
+    let unknown: Vec<i64> =
+        applied.keys().copied().filter(|version| !migrator.version_exists(*version)).collect();
+    if !unknown.is_empty() {
+        return Err(SchemaError::Unknown { unknown });
+    }
+    let changed =
+        migrator.iter().find(|m| applied.get(&m.version).is_some_and(|checksum| *checksum != m.checksum));
+    if let Some(migration) = changed {
+        return Err(SchemaError::Changed { version: migration.version });
+    }
+    pending(migrator, &applied)
+}
+
+fn pending<C>(migrator: &Migrator, applied: &BTreeMap<i64, C>) -> Result<(), SchemaError> {
+    let pending: Vec<i64> = migrator
+        .iter()
+        .filter(|m| !m.migration_type.is_down_migration())
+        .map(|m| m.version)
+        .filter(|version| !applied.contains_key(version))
+        .collect();
+    if pending.is_empty() { Ok(()) } else { Err(SchemaError::Pending { pending }) }
+}
+
+fn broken(error: MigrateError) -> SchemaError {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            SchemaError::Database(error)
+        }
+        other => SchemaError::Database(sqlx::Error::Migrate(Box::new(other))),
+    }
+}
+
+fn sqlstate(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+fn is_undefined_table(error: &sqlx::Error) -> bool {
+    sqlstate(error).as_deref() == Some("42P01")
+}
+
+fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    sqlstate(error).as_deref() == Some("55P03")
+}

@@ -1,0 +1,151 @@
+//! How an error looks on the wire: a code, a message for people, and machine-readable details.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::validation::Violation;
+
+/// The reasons that layers give, not handlers. Both services' `ErrorReason` enums have the same names.
+pub mod reason {
+    /// UNAUTHENTICATED: the call carries no access token, and the method needs one.
+    pub const TOKEN_MISSING: &str = "TOKEN_MISSING";
+    /// UNAUTHENTICATED: the access token is malformed, badly signed, or for somebody else.
+    pub const TOKEN_INVALID: &str = "TOKEN_INVALID";
+    /// UNAUTHENTICATED: the access token was good once.
+    pub const TOKEN_EXPIRED: &str = "TOKEN_EXPIRED";
+    /// UNAUTHENTICATED: the access token was withdrawn before its time.
+    pub const TOKEN_REVOKED: &str = "TOKEN_REVOKED";
+    /// PERMISSION_DENIED: the caller's role may not call this method.
+    pub const ROLE_REQUIRED: &str = "ROLE_REQUIRED";
+    /// INVALID_ARGUMENT: the request, or a field of it, is malformed.
+    pub const VALIDATION_FAILED: &str = "VALIDATION_FAILED";
+    /// INVALID_ARGUMENT: the page token is not of this list.
+    pub const PAGE_TOKEN_INVALID: &str = "PAGE_TOKEN_INVALID";
+    /// UNIMPLEMENTED: there is no such method.
+    pub const METHOD_UNIMPLEMENTED: &str = "METHOD_UNIMPLEMENTED";
+    /// OUT_OF_RANGE: the message is larger than the server takes.
+    pub const MESSAGE_TOO_LARGE: &str = "MESSAGE_TOO_LARGE";
+    /// INTERNAL: a bug or an unforeseen failure; the log has the cause under the request id.
+    pub const INTERNAL_ERROR: &str = "INTERNAL_ERROR";
+    /// DEADLINE_EXCEEDED: the answer was not ready in time.
+    pub const DEADLINE_EXCEEDED: &str = "DEADLINE_EXCEEDED";
+    /// RESOURCE_EXHAUSTED: too many calls at once.
+    pub const OVERLOADED: &str = "OVERLOADED";
+    /// UNAVAILABLE: the database cannot be reached.
+    pub const DATABASE_UNAVAILABLE: &str = "DATABASE_UNAVAILABLE";
+    /// UNAVAILABLE: this replica is going away; another one will answer.
+    pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
+}
+
+/// An error as a client sees it. Turn it into a [`Status`] with `into()`.
+///
+/// Neither the message nor the metadata may hold SQL, paths or the text of a driver.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The gRPC code.
+    pub code: Code,
+    /// The domain of the reason, such as `booking.rowlock`.
+    pub domain: &'static str,
+    /// The name of the reason, without the enum's prefix.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+    /// The values that the message names.
+    pub metadata: Vec<(&'static str, String)>,
+    /// What is wrong with the request, field by field.
+    pub violations: Vec<Violation>,
+    /// When to try again, if trying again makes sense.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// A failure without metadata, violations or a time to try again.
+    #[must_use]
+    pub fn new(code: Code, domain: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            domain,
+            reason,
+            message: message.into(),
+            metadata: Vec::new(),
+            violations: Vec::new(),
+            retry_after: None,
+        }
+    }
+
+    /// Adds a value that the message names.
+    #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "numbers and ids are written without `&` at the call")]
+    pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
+        self.metadata.push((key, value.to_string()));
+        self
+    }
+
+    /// Names the fields that are wrong.
+    #[must_use]
+    pub fn violations(mut self, violations: Vec<Violation>) -> Self {
+        self.violations = violations;
+        self
+    }
+
+    /// Says when to try again.
+    #[must_use]
+    pub fn retry_after(mut self, delay: Duration) -> Self {
+        self.retry_after = Some(delay);
+        self
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let metadata: Vec<(String, String)> =
+            failure.metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let mut details = ErrorDetails::with_error_info(
+            failure.reason,
+            failure.domain,
+            metadata.into_iter().collect::<std::collections::HashMap<_, _>>(),
+        );
+        if !failure.violations.is_empty() {
+            let violations: Vec<FieldViolation> =
+                failure.violations.into_iter().map(|v| FieldViolation::new(v.field, v.description)).collect();
+            details.set_bad_request(violations);
+        }
+        if failure.retry_after.is_some() {
+            details.set_retry_info(failure.retry_after);
+        }
+        Status::with_error_details(failure.code, failure.message, details)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_carries_reason_violations_and_the_time_to_retry() {
+        let status: Status =
+            Failure::new(Code::InvalidArgument, "test.rowlock", reason::VALIDATION_FAILED, "seats is wrong")
+                .with("seats", 7)
+                .violations(vec![Violation { field: "seats".into(), description: "must be 1".into() }])
+                .retry_after(Duration::from_millis(1_500))
+                .into();
+        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "seats is wrong"));
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!((info.domain.as_str(), info.reason.as_str()), ("test.rowlock", "VALIDATION_FAILED"));
+        assert_eq!(info.metadata.get("seats").map(String::as_str), Some("7"));
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "seats");
+        assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_millis(1_500)));
+    }
+
+    #[test]
+    fn a_plain_failure_has_error_info_alone() {
+        let status: Status =
+            Failure::new(Code::NotFound, "test.rowlock", "THING_NOT_FOUND", "no such thing").into();
+        let details = status.get_error_details();
+        assert!(details.error_info().is_some());
+        assert!(details.bad_request().is_none() && details.retry_info().is_none());
+    }
+}

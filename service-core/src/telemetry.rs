@@ -1,0 +1,67 @@
+//! Logs to standard error, metrics for Prometheus.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{LogFormat, TelemetryConfig};
+
+/// Gives the metrics of this process.
+#[derive(Clone, Debug)]
+pub struct MetricsHandle(PrometheusHandle);
+
+impl MetricsHandle {
+    /// All metrics in Prometheus' text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+}
+
+/// The recorder can be installed once a process, but tests start many servers in one.
+static INSTALLED: Mutex<Option<MetricsHandle>> = Mutex::new(None);
+
+/// In seconds; from an answer out of memory to a call that waits for its deadline.
+const DURATION_BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+
+/// How often drawn samples are folded into the histograms when nobody asks for them.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Begins to log and to count. If the process already does, only the handle is given.
+///
+/// # Errors
+/// If the filter is malformed, or another metrics recorder is installed.
+pub fn init(config: &TelemetryConfig) -> anyhow::Result<MetricsHandle> {
+    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*installed {
+        return Ok(handle.clone());
+    }
+    let filter = EnvFilter::try_new(&config.filter).context("the log filter is malformed")?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // A test may have a subscriber of its own already; that one stays.
+    let _ = match config.format {
+        LogFormat::Json => registry.with(logs.json().flatten_event(true)).try_init(),
+        LogFormat::Pretty => registry.with(logs).try_init(),
+    };
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &DURATION_BUCKETS)?
+        .install_recorder()
+        .context("a metrics recorder is already installed")?;
+    let handle = MetricsHandle(recorder);
+    let upkeep = handle.clone();
+    std::thread::Builder::new().name("metrics-upkeep".to_owned()).spawn(move || {
+        loop {
+            std::thread::sleep(UPKEEP);
+            upkeep.0.run_upkeep();
+        }
+    })?;
+    *installed = Some(handle.clone());
+    Ok(handle)
+}

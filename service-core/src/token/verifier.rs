@@ -1,0 +1,213 @@
+//! Verifying an access token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::keys::KeySet;
+use super::verified::VerifiedTokens;
+use super::{ACCESS_TOKEN_TYP, Claims};
+use crate::auth::Principal;
+use crate::clock::Clock;
+use crate::digest::sha256;
+
+/// Why a token is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Malformed, badly signed, of an unknown key, of another kind, not valid yet, or for somebody else.
+    #[error("the access token is invalid")]
+    Invalid,
+    /// It was good once.
+    #[error("the access token has expired")]
+    Expired,
+    /// It was withdrawn before its time.
+    #[error("the access token was revoked")]
+    Revoked,
+}
+
+/// What a verifier accepts.
+#[derive(Clone, Debug)]
+pub struct VerifierConfig {
+    /// The `iss` that tokens must have.
+    pub issuer: String,
+    /// The `aud` that tokens must have.
+    pub audience: String,
+    /// The algorithms that tokens may be signed with. Symmetric ones are never accepted.
+    pub algorithms: Vec<Algorithm>,
+    /// How far the issuer's clock may be off.
+    pub leeway: Duration,
+    /// How many verified tokens are remembered.
+    pub remembered_tokens: usize,
+}
+
+impl VerifierConfig {
+    /// ES256, a leeway of 5 seconds, 10,000 remembered tokens.
+    #[must_use]
+    pub fn new(issuer: impl Into<String>, audience: impl Into<String>) -> Self {
+        Self {
+            issuer: issuer.into(),
+            audience: audience.into(),
+            algorithms: vec![Algorithm::ES256],
+            leeway: Duration::from_secs(5),
+            remembered_tokens: 10_000,
+        }
+    }
+}
+
+/// What decides whether a valid token was revoked since.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenFacts<'a> {
+    /// Whose token it is.
+    pub principal: &'a Principal,
+    /// Claim `sv`.
+    pub session_version: i64,
+    /// Claim `iat`.
+    pub issued: OffsetDateTime,
+}
+
+/// Knows which tokens were revoked. Asked for every call, so it must answer from memory.
+pub trait Revocations: Send + Sync + 'static {
+    /// Whether the token of these facts must be refused.
+    fn is_revoked(&self, token: &TokenFacts<'_>) -> bool;
+}
+
+/// A token that was found valid.
+#[derive(Clone)]
+pub(super) struct Verified {
+    pub(super) principal: Principal,
+    session_version: i64,
+    issued: OffsetDateTime,
+}
+
+/// Verifies access tokens, offline and without I/O.
+pub struct TokenVerifier {
+    config: VerifierConfig,
+    keys: Arc<KeySet>,
+    clock: Arc<dyn Clock>,
+    revocations: Option<Arc<dyn Revocations>>,
+    remembered: VerifiedTokens,
+}
+
+impl TokenVerifier {
+    /// A verifier of tokens that are signed with one of `keys`.
+    #[must_use]
+    pub fn new(config: VerifierConfig, keys: Arc<KeySet>, clock: Arc<dyn Clock>) -> Self {
+        let remembered = VerifiedTokens::new(config.remembered_tokens);
+        Self { config, keys, clock, revocations: None, remembered }
+    }
+
+    /// Also asks `revocations` about every token, remembered or not.
+    #[must_use]
+    pub fn with_revocations(mut self, revocations: Arc<dyn Revocations>) -> Self {
+        self.revocations = Some(revocations);
+        self
+    }
+
+    /// Who holds `token`.
+    ///
+    /// # Errors
+    /// [`TokenError`]. Of what is wrong with an invalid token nothing is told.
+    pub fn verify(&self, token: &str) -> Result<Principal, TokenError> {
+        let now = self.clock.now();
+        let digest = sha256(&[token.as_bytes()]);
+        // Read before the keys: if they change in between, what is remembered is verified again.
+        let generation = self.keys.generation();
+        let verified = match self.remembered.find(&digest, generation, now) {
+            Some(verified) => verified,
+            None => {
+                let verified = self.check(token, now)?;
+                self.remembered.remember(digest, generation, now, verified.clone());
+                verified
+            }
+        };
+        let facts = TokenFacts {
+            principal: &verified.principal,
+            session_version: verified.session_version,
+            issued: verified.issued,
+        };
+        if self.revocations.as_ref().is_some_and(|revocations| revocations.is_revoked(&facts)) {
+            return Err(TokenError::Revoked);
+        }
+        Ok(verified.principal)
+    }
+
+    fn check(&self, token: &str, now: OffsetDateTime) -> Result<Verified, TokenError> {
+        let claims = self.signed_claims(token)?;
+        self.in_time(&claims, now)?;
+        verified(&claims).ok_or(TokenError::Invalid)
+    }
+
+    /// The claims, if the header is acceptable, the signature is good and issuer and audience are right. Of the header
+    /// only `alg`, `typ`, `kid` and `crit` are read: a key or a URL that a token brings along is never used.
+    fn signed_claims(&self, token: &str) -> Result<Claims, TokenError> {
+        let header = decode_header(token).map_err(|_| TokenError::Invalid)?;
+        let typ = header.typ.as_deref().unwrap_or_default().to_ascii_lowercase();
+        if typ.strip_prefix("application/").unwrap_or(&typ) != ACCESS_TOKEN_TYP || header.crit.is_some() {
+            return Err(TokenError::Invalid);
+        }
+        if !self.config.algorithms.contains(&header.alg) {
+            return Err(TokenError::Invalid);
+        }
+        let kid = header.kid.as_deref().unwrap_or_default();
+        let Some(public) = self.keys.find(kid) else {
+            self.keys.unknown_kid.notify_one();
+            return Err(TokenError::Invalid);
+        };
+        // The key says what it is for; the token's word on that only has to agree.
+        if public.algorithm != header.alg {
+            return Err(TokenError::Invalid);
+        }
+        let mut validation = Validation::new(public.algorithm);
+        // Time is judged by our own clock, see `in_time`.
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
+        validation.set_issuer(&[&self.config.issuer]);
+        validation.set_audience(&[&self.config.audience]);
+        decode(token, &public.key, &validation).map(|data| data.claims).map_err(|_| TokenError::Invalid)
+    }
+
+    fn in_time(&self, claims: &Claims, now: OffsetDateTime) -> Result<(), TokenError> {
+        if now >= instant(claims.exp)?.saturating_add(self.leeway()) {
+            return Err(TokenError::Expired);
+        }
+        let latest = now.saturating_add(self.leeway());
+        if instant(claims.nbf)? > latest || instant(claims.iat)? > latest {
+            return Err(TokenError::Invalid);
+        }
+        Ok(())
+    }
+
+    fn leeway(&self) -> time::Duration {
+        time::Duration::try_from(self.config.leeway).unwrap_or(time::Duration::ZERO)
+    }
+}
+
+impl std::fmt::Debug for TokenVerifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenVerifier")
+            .field("config", &self.config)
+            .field("keys", &self.keys)
+            .finish_non_exhaustive()
+    }
+}
+
+fn instant(seconds: i64) -> Result<OffsetDateTime, TokenError> {
+    OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| TokenError::Invalid)
+}
+
+fn verified(claims: &Claims) -> Option<Verified> {
+    let principal = Principal {
+        user_id: Uuid::try_parse(&claims.sub).ok()?,
+        role: claims.role.parse().ok()?,
+        session_id: match &claims.sid {
+            Some(sid) => Some(Uuid::try_parse(sid).ok()?),
+            None => None,
+        },
+        expires: instant(claims.exp).ok()?,
+    };
+    Some(Verified { principal, session_version: claims.sv, issued: instant(claims.iat).ok()? })
+}
