@@ -1,1 +1,2 @@
-//! x
+//! booking.
+pub mod domain;

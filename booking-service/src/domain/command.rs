@@ -1,0 +1,203 @@
+//! Commands: every change to an event's seats or queue.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::event::{QueueDiscipline, WaitlistPolicy};
+use super::registration::Labels;
+use super::word::word_enum;
+
+word_enum! {
+    /// In which role somebody acts.
+    pub enum ActorRole {
+        /// A person who registers.
+        Attendee = "ATTENDEE",
+        /// A person who owns events.
+        Organizer = "ORGANIZER",
+        /// May act on everything.
+        Admin = "ADMIN",
+        /// Another backend, acting for its users.
+        Service = "SERVICE",
+        /// Rowlock itself: the sweeper and the queue.
+        System = "SYSTEM",
+    }
+}
+
+/// Who gives a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// The caller's id; nil for the system.
+    pub id: Uuid,
+    /// The caller's role.
+    pub role: ActorRole,
+}
+
+impl Actor {
+    /// Rowlock itself.
+    pub const SYSTEM: Self = Self { id: Uuid::nil(), role: ActorRole::System };
+}
+
+/// An idempotency key as it is stored with what it made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestKey {
+    /// The caller to whom the id is scoped.
+    pub actor_id: Uuid,
+    /// The client's id for the request.
+    pub id: Uuid,
+    /// Digest of everything else in the request: the same id with another request is refused.
+    pub fingerprint: [u8; 32],
+}
+
+/// What to do when there are no seats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Refuse.
+    Reject,
+    /// Take a place in the queue.
+    JoinWaitlist,
+}
+
+/// One command for one event.
+#[derive(Clone, Debug)]
+pub struct Command {
+    /// The event whose lock it needs.
+    pub event_id: Uuid,
+    /// Who gives it.
+    pub actor: Actor,
+    /// What is to be done.
+    pub action: Action,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Take seats, or a place in the queue.
+    Register(Register),
+    /// Turn a hold into a registration.
+    Confirm {
+        /// The hold.
+        registration_id: Uuid,
+    },
+    /// Give seats back.
+    CancelRegistration {
+        /// The registration.
+        registration_id: Uuid,
+    },
+    /// The party has arrived.
+    CheckIn {
+        /// The registration.
+        registration_id: Uuid,
+    },
+    /// Take a place in the queue.
+    Join(Join),
+    /// Give up a place in the queue, or an open offer.
+    Leave {
+        /// The entry.
+        entry_id: Uuid,
+    },
+    /// Turn an offer into a registration.
+    AcceptOffer {
+        /// The entry.
+        entry_id: Uuid,
+    },
+    /// Turn an offer down.
+    DeclineOffer {
+        /// The entry.
+        entry_id: Uuid,
+    },
+    /// Release a hold whose time has passed.
+    ExpireHold {
+        /// The hold.
+        registration_id: Uuid,
+    },
+    /// Withdraw an offer whose time has passed.
+    ExpireOffer {
+        /// The entry.
+        entry_id: Uuid,
+    },
+    /// Change the event.
+    Update(Box<EventPatch>),
+    /// Open the event to everybody.
+    Publish {
+        /// The revision that the caller has read, if that matters.
+        etag: Option<String>,
+    },
+    /// Call the event off.
+    CancelEvent {
+        /// Shown to everybody.
+        reason: String,
+        /// The revision that the caller has read, if that matters.
+        etag: Option<String>,
+    },
+    /// Remove a draft.
+    DeleteEvent {
+        /// The revision that the caller has read, if that matters.
+        etag: Option<String>,
+    },
+}
+
+/// A request for seats.
+#[derive(Clone, Debug)]
+pub struct Register {
+    /// For whom.
+    pub user_id: Uuid,
+    /// How many, at least 1.
+    pub seats: i32,
+    /// What to do when there are none.
+    pub when_full: WhenFull,
+    /// Hold the seats this long instead of confirming at once. A place in the queue is never held: what comes of it is
+    /// confirmed (or offered) as the event's policy says.
+    pub hold: Option<Duration>,
+    /// What the client attaches.
+    pub labels: Labels,
+    /// The idempotency key.
+    pub request: Option<RequestKey>,
+}
+
+/// A request for a place in the queue.
+#[derive(Clone, Debug)]
+pub struct Join {
+    /// For whom.
+    pub user_id: Uuid,
+    /// How many seats, at least 1.
+    pub seats: i32,
+    /// The idempotency key.
+    pub request: Option<RequestKey>,
+}
+
+/// New values for some of an event's fields; `None` leaves a field as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::option_option,
+    reason = "the outer says whether the field changes, the inner whether it is set"
+)]
+pub struct EventPatch {
+    /// The revision that the caller has read, if that matters.
+    pub etag: Option<String>,
+    /// New title.
+    pub title: Option<String>,
+    /// New description.
+    pub description: Option<String>,
+    /// New location.
+    pub location: Option<String>,
+    /// New start.
+    pub start_time: Option<OffsetDateTime>,
+    /// New end.
+    pub end_time: Option<OffsetDateTime>,
+    /// New opening; `Some(None)` clears it.
+    pub registration_open_time: Option<Option<OffsetDateTime>>,
+    /// New closing; `Some(None)` clears it.
+    pub registration_close_time: Option<Option<OffsetDateTime>>,
+    /// New capacity.
+    pub capacity: Option<i32>,
+    /// New largest party.
+    pub max_seats_per_registration: Option<i32>,
+    /// New policy.
+    pub waitlist_policy: Option<WaitlistPolicy>,
+    /// New time that offers stand; open offers keep theirs.
+    pub offer_ttl: Option<Duration>,
+    /// New discipline.
+    pub queue_discipline: Option<QueueDiscipline>,
+}

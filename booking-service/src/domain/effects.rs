@@ -1,0 +1,55 @@
+//! What a batch leaves to be written.
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::change::Change;
+use super::command::Actor;
+use super::event::{Event, EventText};
+use super::registration::Registration;
+use super::waitlist::Entry;
+
+/// Rows in their final form: however often a batch touched a row, it is written once.
+#[derive(Clone, Debug, Default)]
+pub struct Effects {
+    /// Changed events.
+    pub events: Vec<Event>,
+    /// Changed texts.
+    pub texts: Vec<(Uuid, EventText)>,
+    /// Removed drafts.
+    pub deleted_events: Vec<Uuid>,
+    /// Cancelled events, whose registrations and entries all end.
+    pub endings: Vec<Ending>,
+    /// New registrations.
+    pub new_registrations: Vec<Registration>,
+    /// Changed registrations.
+    pub changed_registrations: Vec<Registration>,
+    /// New queue entries.
+    pub new_entries: Vec<Entry>,
+    /// Changed queue entries.
+    pub changed_entries: Vec<Entry>,
+    /// Rows of the change log, in order.
+    pub changes: Vec<Change>,
+}
+
+impl Effects {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        // Every effect is logged, so the log tells.
+        self.changes.is_empty()
+    }
+}
+
+/// The end of everything that a cancelled event has: too much to pass through memory, so it is carried out as one
+/// statement per table, after everything else of the batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// The cancelled event.
+    pub event_id: Uuid,
+    /// Who cancelled it.
+    pub actor: Actor,
+    /// The log goes on after this version.
+    pub after_version: i64,
+    /// When.
+    pub time: OffsetDateTime,
+}

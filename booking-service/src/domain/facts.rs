@@ -1,0 +1,233 @@
+//! What the rules have to know about a batch of commands: which rows to read, and the rows once read.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::command::{Action, Command, Join, Register};
+use super::event::{Event, EventText};
+use super::queue::Queue;
+use super::registration::Registration;
+use super::schedule::LARGEST_PARTY;
+use super::waitlist::{Entry, EntryState};
+
+/// Rows to read once the events are locked. Each pair leads with the event that the row belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Active registrations and entries of these users, by (event, user).
+    pub users: Vec<(Uuid, Uuid)>,
+    /// Whatever was made with these request ids, by (event, caller, request id).
+    pub requests: Vec<(Uuid, Uuid, Uuid)>,
+    /// These registrations.
+    pub registrations: Vec<(Uuid, Uuid)>,
+    /// These entries, and the registrations that they became.
+    pub entries: Vec<(Uuid, Uuid)>,
+    /// The texts of these events.
+    pub texts: Vec<Uuid>,
+}
+
+impl Wanted {
+    /// What these commands need.
+    pub fn by<'a>(commands: impl IntoIterator<Item = &'a Command>) -> Self {
+        let mut wanted = Self::default();
+        for command in commands {
+            let event_id = command.event_id;
+            match &command.action {
+                Action::Register(Register { user_id, request, .. })
+                | Action::Join(Join { user_id, request, .. }) => {
+                    wanted.users.push((event_id, *user_id));
+                    wanted.requests.extend(request.iter().map(|key| (event_id, key.actor_id, key.id)));
+                }
+                Action::Confirm { registration_id }
+                | Action::CancelRegistration { registration_id }
+                | Action::CheckIn { registration_id }
+                | Action::ExpireHold { registration_id } => {
+                    wanted.registrations.push((event_id, *registration_id));
+                }
+                Action::Leave { entry_id }
+                | Action::AcceptOffer { entry_id }
+                | Action::DeclineOffer { entry_id }
+                | Action::ExpireOffer { entry_id } => wanted.entries.push((event_id, *entry_id)),
+                Action::Update(_)
+                | Action::Publish { .. }
+                | Action::CancelEvent { .. }
+                | Action::DeleteEvent { .. } => wanted.texts.push(event_id),
+            }
+        }
+        wanted
+    }
+}
+
+/// Waiting entries to read: the first `limit` of one size in one queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadsWanted {
+    /// Whose queue.
+    pub event_id: Uuid,
+    /// The size of party.
+    pub seats: i32,
+    /// How many.
+    pub limit: i64,
+}
+
+/// The rows, indexed by what the rules ask for.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The database's clock, read after the locks were granted.
+    pub now: OffsetDateTime,
+    pub(super) events: HashMap<Uuid, Event>,
+    pub(super) texts: HashMap<Uuid, EventText>,
+    pub(super) registrations: HashMap<Uuid, Registration>,
+    pub(super) entries: HashMap<Uuid, Entry>,
+    /// Active registrations by (event, user).
+    pub(super) registered: HashMap<(Uuid, Uuid), Uuid>,
+    /// Active entries by (event, user).
+    pub(super) queued: HashMap<(Uuid, Uuid), Uuid>,
+    /// What request ids made, by (event, caller, request id).
+    pub(super) made: HashMap<(Uuid, Uuid, Uuid), Made>,
+    pub(super) queues: HashMap<Uuid, Queue>,
+}
+
+/// What a request id made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    Registration(Uuid),
+    Entry(Uuid),
+}
+
+impl Facts {
+    /// The locked events. An event that is not among them does not exist.
+    pub fn new(now: OffsetDateTime, events: Vec<Event>) -> Self {
+        Self {
+            now,
+            events: events.into_iter().map(|event| (event.id, event)).collect(),
+            texts: HashMap::new(),
+            registrations: HashMap::new(),
+            entries: HashMap::new(),
+            registered: HashMap::new(),
+            queued: HashMap::new(),
+            made: HashMap::new(),
+            queues: HashMap::new(),
+        }
+    }
+
+    /// Adds an event's text.
+    pub fn add_text(&mut self, event_id: Uuid, text: EventText) {
+        self.texts.insert(event_id, text);
+    }
+
+    /// Adds a registration.
+    pub fn add_registration(&mut self, registration: Registration) {
+        if registration.state.is_active() {
+            self.registered.insert((registration.event_id, registration.user_id), registration.id);
+        }
+        if let Some(key) = &registration.request {
+            let made = Made::Registration(registration.id);
+            self.made.insert((registration.event_id, key.actor_id, key.id), made);
+        }
+        self.registrations.insert(registration.id, registration);
+    }
+
+    /// Adds a queue entry.
+    pub fn add_entry(&mut self, entry: Entry) {
+        if entry.state.is_active() {
+            self.queued.insert((entry.event_id, entry.user_id), entry.id);
+        }
+        if entry.state == EntryState::Waiting {
+            self.queues.entry(entry.event_id).or_default().insert(entry.seats, entry.position, entry.id);
+        }
+        if let Some(key) = &entry.request {
+            self.made.insert((entry.event_id, key.actor_id, key.id), Made::Entry(entry.id));
+        }
+        self.entries.insert(entry.id, entry);
+    }
+
+    /// The registrations that loaded entries have become and that are still to be read, by (event, id).
+    pub fn missing_registrations(&self) -> Vec<(Uuid, Uuid)> {
+        self.entries
+            .values()
+            .filter_map(|entry| Some((entry.event_id, entry.registration_id?)))
+            .filter(|(_, registration_id)| !self.registrations.contains_key(registration_id))
+            .collect()
+    }
+
+    /// How much of which queues these commands can reach.
+    ///
+    /// If they can free at most F seats of an event (those free now counted) and take at most D entries out of its
+    /// line, then of parties of size s at most F / s are served and at most D go otherwise: the first F / s + D + 1 of
+    /// each size are all that [`super::decide::decide`] can look at, however long the queue is.
+    pub fn heads_wanted<'a>(&self, commands: impl IntoIterator<Item = &'a Command>) -> Vec<HeadsWanted> {
+        #[derive(Default)]
+        struct Reach {
+            freed: i64,
+            departures: i64,
+            serves: bool,
+        }
+        let mut reach: BTreeMap<Uuid, Reach> = BTreeMap::new();
+        // The same seats may be named twice in a batch but are freed once.
+        let mut counted: HashSet<Uuid> = HashSet::new();
+        for command in commands {
+            let Some(event) = self.events.get(&command.event_id) else { continue };
+            let reach = reach.entry(event.id).or_default();
+            let mut frees = |id: Uuid, seats: i32| {
+                reach.serves = true;
+                if counted.insert(id) {
+                    reach.freed += i64::from(seats);
+                }
+            };
+            match &command.action {
+                Action::Register(Register { user_id, .. }) | Action::Join(Join { user_id, .. }) => {
+                    // A lapsed hold or offer of the same user is released on the way.
+                    let held = self.registered.get(&(event.id, *user_id));
+                    if let Some(registration) = held.and_then(|id| self.registrations.get(id)) {
+                        frees(registration.id, registration.seats);
+                    }
+                    let offered = self.queued.get(&(event.id, *user_id));
+                    if let Some(entry) = offered.and_then(|id| self.entries.get(id)) {
+                        frees(entry.id, entry.seats);
+                    }
+                }
+                Action::CancelRegistration { registration_id } | Action::ExpireHold { registration_id } => {
+                    if let Some(registration) = self.registrations.get(registration_id) {
+                        frees(registration.id, registration.seats);
+                    }
+                }
+                Action::Leave { entry_id }
+                | Action::DeclineOffer { entry_id }
+                | Action::ExpireOffer { entry_id } => {
+                    if let Some(entry) = self.entries.get(entry_id) {
+                        frees(entry.id, entry.seats);
+                        reach.departures += 1;
+                    }
+                }
+                Action::Update(patch) => {
+                    reach.serves = true;
+                    if let Some(capacity) = patch.capacity {
+                        reach.freed += i64::from(capacity.saturating_sub(event.capacity).max(0));
+                    }
+                }
+                Action::Confirm { .. }
+                | Action::CheckIn { .. }
+                | Action::AcceptOffer { .. }
+                | Action::Publish { .. }
+                | Action::CancelEvent { .. }
+                | Action::DeleteEvent { .. } => {}
+            }
+        }
+
+        let mut wanted = Vec::new();
+        for (event_id, reach) in reach {
+            let Some(event) = self.events.get(&event_id) else { continue };
+            if !reach.serves || event.waitlist_size == 0 {
+                continue;
+            }
+            let free = i64::from(event.seats_remaining) + reach.freed;
+            for seats in 1..=event.largest_party.min(LARGEST_PARTY) {
+                let limit =
+                    (free / i64::from(seats) + reach.departures + 1).min(i64::from(event.waitlist_size));
+                wanted.push(HeadsWanted { event_id, seats, limit });
+            }
+        }
+        wanted
+    }
+}
