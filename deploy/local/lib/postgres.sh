@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# PostgreSQL: the binaries, the account they run as, and private clusters. Needs output.sh.
+# PostgreSQL: the binaries, the account they run as, and private clusters. Needs output.sh and processes.sh.
 
 readonly POSTGRES_MINIMUM=14
 
@@ -57,7 +57,7 @@ cluster_create() {
   shift 3
   # Letters beyond ASCII have a lower case only where the locale knows them.
   if locale -a 2>/dev/null | grep -qiE '^C\.UTF-?8$'; then locale=--locale=C.UTF-8; fi
-  as_postgres "$bin/initdb" --pgdata="$data" --username=rowlock --auth="$auth" --encoding=UTF8 "$locale" "$@" >/dev/null
+  as_postgres "$bin/initdb" --pgdata="$data" --username=rowlock --auth="$auth" --encoding=UTF8 "$locale" "$@" </dev/null >/dev/null
   as_postgres tee -a "$data/postgresql.conf" >/dev/null
 }
 
@@ -66,9 +66,21 @@ cluster_start() {
   as_postgres "$1/pg_ctl" start --pgdata="$2" --log="$3" --wait --timeout=120 --silent ${4:+--options="$4"} >/dev/null
 }
 
-# cluster_stop BIN DATA. Sessions that are still open are ended.
+# Prints the number of the server that runs on a cluster's folder: that is in its command line, so no other can be meant.
+cluster_process() {
+  local pid
+  { read -r pid <"$1/postmaster.pid"; } 2>/dev/null && [[ "$(process_command "$pid") " == *" -D $1 "* ]] && printf '%s\n' "$pid"
+}
+
+# cluster_stop DATA INT|QUIT. INT ends the sessions that are open and closes the files in order; QUIT just drops everything.
 cluster_stop() {
-  as_postgres "$1/pg_ctl" stop --pgdata="$2" --mode=fast --wait --timeout=120 --silent
+  local pid end=$((SECONDS + 60))
+  pid=$(cluster_process "$1") || return 0
+  kill "-$2" "$pid"
+  while cluster_process "$1" >/dev/null; do
+    if ((SECONDS >= end)); then kill -QUIT "$pid" && end=$((SECONDS + 60)); fi
+    sleep 0.1
+  done
 }
 
 # throwaway_cluster BIN: a cluster that lives in a folder of its own, reached by a socket in it, and forgets at a crash.
@@ -78,7 +90,6 @@ throwaway_cluster() {
   # root's TMPDIR may be closed to the account that PostgreSQL runs as.
   if ((EUID == 0)); then base=/tmp; fi
   THROWAWAY=$(mktemp -d "$base/rowlock-check.XXXXXX")
-  THROWAWAY_BIN=$1
   if ((EUID == 0)); then chown "$(postgres_account)" "$THROWAWAY"; fi
   cluster_create "$1" "$THROWAWAY/data" trust --no-sync <<-SETTINGS
 	listen_addresses = ''
@@ -90,8 +101,6 @@ throwaway_cluster() {
 
 throwaway_remove() {
   [[ -n ${THROWAWAY:-} ]] || return 0
-  if [[ -e $THROWAWAY/data/postmaster.pid ]]; then
-    as_postgres "$THROWAWAY_BIN/pg_ctl" stop --pgdata="$THROWAWAY/data" --mode=immediate --silent || true
-  fi
+  cluster_stop "$THROWAWAY/data" QUIT
   rm -rf "$THROWAWAY"
 }
