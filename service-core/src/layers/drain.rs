@@ -1,0 +1,88 @@
+//! The end of what would otherwise not end before the process does: every caller is told, nobody is cut off.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body::SizeHint;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::body::Body;
+use tonic::{Code, Status};
+
+use super::{Methods, Middleware, Next, PolledFrame, Request, Response, last_frame, poll_body, refuse};
+use crate::status::{Failure, reason};
+
+/// Another replica is there at once.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Ends calls with UNAVAILABLE / SHUTTING_DOWN: health and reflection streams as soon as the shutdown begins, since they
+/// never end by themselves; all others when the time for the shutdown is nearly over.
+#[derive(Clone)]
+pub(crate) struct DrainLayer {
+    pub(crate) domain: &'static str,
+    pub(crate) methods: Methods,
+    /// The shutdown has begun.
+    pub(crate) began: CancellationToken,
+    /// The time for the shutdown is nearly over.
+    pub(crate) last_call: CancellationToken,
+}
+
+impl Middleware for DrainLayer {
+    async fn handle(self, request: Request, next: impl Next) -> Response {
+        let infrastructure =
+            self.methods.find(request.uri().path()).is_some_and(|method| method.infrastructure);
+        let domain = self.domain;
+        let response = tokio::select! {
+            biased;
+            response = next.run(request) => response,
+            () = self.last_call.cancelled() => return refuse(shutting_down(domain)),
+        };
+        let end = if infrastructure { self.began } else { self.last_call };
+        response.map(|inner| {
+            Body::new(DrainedBody { inner: Some(inner), end: Box::pin(end.cancelled_owned()), domain })
+        })
+    }
+}
+
+fn shutting_down(domain: &'static str) -> Failure {
+    Failure::new(
+        Code::Unavailable,
+        domain,
+        reason::SHUTTING_DOWN,
+        "this replica is shutting down: call again",
+    )
+    .retry_after(RETRY_AFTER)
+}
+
+struct DrainedBody {
+    inner: Option<Body>,
+    end: Pin<Box<WaitForCancellationFutureOwned>>,
+    domain: &'static str,
+}
+
+impl http_body::Body for DrainedBody {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
+        let this = &mut *self;
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        // What is ready goes out first, so that only streams that wait are ended.
+        if let Poll::Ready(frame) = poll_body(inner, cx) {
+            return Poll::Ready(frame);
+        }
+        if this.end.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        this.inner = None;
+        Poll::Ready(last_frame(shutting_down(this.domain)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), http_body::Body::size_hint)
+    }
+}

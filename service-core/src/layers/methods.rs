@@ -1,0 +1,42 @@
+//! The methods of a server and what each asks of its caller.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::auth::{Access, AccessTable};
+
+/// The methods that every server has beside its own: health and reflection. Anybody may call them.
+pub const INFRASTRUCTURE: [&str; 4] = [
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+
+/// What stands in metrics and logs for a method that does not exist: a caller must not create series.
+pub(crate) const UNKNOWN: &str = "unknown";
+
+/// A method that exists.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Method {
+    pub(crate) path: &'static str,
+    pub(crate) access: Access,
+    pub(crate) infrastructure: bool,
+}
+
+/// All methods that exist, by path.
+#[derive(Clone)]
+pub(crate) struct Methods(Arc<HashMap<&'static str, Method>>);
+
+impl Methods {
+    pub(crate) fn new(table: AccessTable) -> Self {
+        let own = table.iter().map(|(path, access)| Method { path, access: *access, infrastructure: false });
+        let infrastructure =
+            INFRASTRUCTURE.iter().map(|path| Method { path, access: Access::Public, infrastructure: true });
+        Self(Arc::new(own.chain(infrastructure).map(|method| (method.path, method)).collect()))
+    }
+
+    pub(crate) fn find(&self, path: &str) -> Option<Method> {
+        self.0.get(path).copied()
+    }
+}

@@ -1,0 +1,156 @@
+//! One log line and the metrics of every call, written when its last frame is sent.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::HeaderMap;
+use http_body::SizeHint;
+use tokio::time::Instant;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use tracing::Span;
+
+use super::methods::UNKNOWN;
+use super::{Methods, Middleware, Next, PolledFrame, Request, Response, poll_body};
+
+/// Observes calls. For a stream the call ends with its last frame; one that the client leaves is CANCELLED.
+#[derive(Clone)]
+pub(crate) struct ObserveLayer {
+    pub(crate) methods: Methods,
+}
+
+impl Middleware for ObserveLayer {
+    async fn handle(self, request: Request, next: impl Next) -> Response {
+        let rpc = self.methods.find(request.uri().path()).map_or(UNKNOWN, |method| method.path);
+        // Recorded on drop: also if the client goes away before there is an answer.
+        let call = Call { rpc, began: Instant::now(), span: Span::current(), ended: false };
+        let response = next.run(request).await;
+        let (parts, body) = response.into_parts();
+        if parts.headers.contains_key(Status::GRPC_STATUS) {
+            call.end(&parts.headers);
+            return Response::from_parts(parts, body);
+        }
+        Response::from_parts(parts, Body::new(ObservedBody { inner: body, call: Some(call) }))
+    }
+}
+
+struct Call {
+    rpc: &'static str,
+    began: Instant,
+    span: Span,
+    ended: bool,
+}
+
+impl Call {
+    fn end(mut self, headers: &HeaderMap) {
+        self.ended = true;
+        let code = headers.get(Status::GRPC_STATUS).map_or(Code::Unknown, |v| Code::from_bytes(v.as_bytes()));
+        let reason = if code == Code::Ok { String::new() } else { reason(headers) };
+        self.record(code, &reason);
+    }
+
+    fn record(&self, code: Code, reason: &str) {
+        let (rpc, took) = (self.rpc, self.began.elapsed());
+        metrics::counter!("grpc_requests_total", "rpc" => rpc, "code" => name(code)).increment(1);
+        metrics::histogram!("grpc_request_duration_seconds", "rpc" => rpc).record(took.as_secs_f64());
+        let _in_span = self.span.enter();
+        macro_rules! line {
+            ($level:expr) => {{
+                let duration_ms = took.as_secs_f64() * 1e3;
+                tracing::event!($level, code = name(code), reason, duration_ms, "call ended");
+            }};
+        }
+        match code {
+            // The everyday answers of a service that is in use: thousands a second in a rush.
+            Code::Ok
+            | Code::Cancelled
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::FailedPrecondition
+            | Code::Aborted => line!(tracing::Level::DEBUG),
+            // Callers that do something wrong.
+            Code::InvalidArgument
+            | Code::OutOfRange
+            | Code::Unauthenticated
+            | Code::PermissionDenied
+            | Code::Unimplemented => line!(tracing::Level::INFO),
+            // Too much load, or something behind us is missing.
+            Code::ResourceExhausted | Code::DeadlineExceeded | Code::Unavailable => {
+                line!(tracing::Level::WARN)
+            }
+            // Bugs.
+            Code::Internal | Code::Unknown | Code::DataLoss => line!(tracing::Level::ERROR),
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.record(Code::Cancelled, "");
+        }
+    }
+}
+
+struct ObservedBody {
+    inner: Body,
+    call: Option<Call>,
+}
+
+impl http_body::Body for ObservedBody {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
+        let this = &mut *self;
+        // A stream's handler goes on working while its body is polled.
+        let entered = this.call.as_ref().map(|call| call.span.clone().entered());
+        let polled = poll_body(&mut this.inner, cx);
+        drop(entered);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(trailers) = frame.trailers_ref()
+            && let Some(call) = this.call.take()
+        {
+            call.end(trailers);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// The reason in the `ErrorInfo` of a refusal, or nothing.
+fn reason(headers: &HeaderMap) -> String {
+    let status = Status::from_header_map(headers);
+    status.and_then(|s| s.get_details_error_info()).map(|info| info.reason).unwrap_or_default()
+}
+
+/// The code as gRPC writes it.
+pub(crate) fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
