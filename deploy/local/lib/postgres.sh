@@ -83,7 +83,8 @@ cluster_stop() {
   done
 }
 
-# throwaway_cluster BIN: a cluster that lives in a folder of its own, reached by a socket in it, and forgets at a crash.
+# throwaway_cluster BIN [SERVER OPTIONS]: a cluster that lives in a folder of its own, reached by a socket in it, and
+# forgets at a crash.
 # Sets THROWAWAY (the folder); the caller traps EXIT with throwaway_remove.
 throwaway_cluster() {
   local base=${TMPDIR:-/tmp}
@@ -96,7 +97,7 @@ throwaway_cluster() {
 	unix_socket_directories = '$THROWAWAY'
 	fsync = off
 	SETTINGS
-  cluster_start "$1" "$THROWAWAY/data" "$THROWAWAY/log"
+  cluster_start "$1" "$THROWAWAY/data" "$THROWAWAY/log" "${2:-}"
 }
 
 throwaway_remove() {
