@@ -1,2 +1,3 @@
 //! booking.
 pub mod domain;
+pub mod store;

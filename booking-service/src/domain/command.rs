@@ -163,6 +163,8 @@ pub struct Join {
     pub user_id: Uuid,
     /// How many seats, at least 1.
     pub seats: i32,
+    /// What the client attaches.
+    pub labels: Labels,
     /// The idempotency key.
     pub request: Option<RequestKey>,
 }

@@ -5,17 +5,17 @@ use uuid::Uuid;
 
 use super::change::Change;
 use super::command::Actor;
-use super::event::{Event, EventText};
+use super::event::{Event, EventRecord};
 use super::registration::Registration;
 use super::waitlist::Entry;
 
 /// Rows in their final form: however often a batch touched a row, it is written once.
 #[derive(Clone, Debug, Default)]
 pub struct Effects {
-    /// Changed events.
+    /// Changed events: their counters.
     pub events: Vec<Event>,
-    /// Changed texts.
-    pub texts: Vec<(Uuid, EventText)>,
+    /// Events that their organizer changed, with their texts; they are among `events` as well.
+    pub revised: Vec<EventRecord>,
     /// Removed drafts.
     pub deleted_events: Vec<Uuid>,
     /// Cancelled events, whose registrations and entries all end.

@@ -17,10 +17,8 @@ impl Table<'_> {
         authority::require_runs(actor, &before)?;
         check_etag(&before, patch.etag.as_deref())?;
         self.check_alive(&before)?;
-        let old_text = self.text(&before)?;
-
         let mut event = before.clone();
-        let mut text = old_text.clone();
+        let mut text = self.text(&before)?;
         let changed = apply(patch, &mut event, &mut text);
         let mut violations = Violations::default();
         schedule::check(&event, event.start_time != before.start_time, self.facts.now, &mut violations);
@@ -38,13 +36,8 @@ impl Table<'_> {
 
         let event_id = event.id;
         event.seats_remaining = event.capacity - before.taken();
-        event.revision += 1;
-        event.update_time = self.facts.now;
-        self.change_event(event_id, |row| *row = event);
-        if text != old_text {
-            self.facts.texts.insert(event_id, text);
-            self.changed_texts.insert(event_id);
-        }
+        self.facts.texts.insert(event_id, text);
+        self.revise_event(event);
         self.log(actor, event_id, ChangeAction::EventUpdated, event_id, None, Value::Object(changed));
         // More seats, or a line that is no longer strict: whoever fits now comes in with this very change.
         self.serve_queue(event_id);
@@ -64,10 +57,8 @@ impl Table<'_> {
 
         let event_id = event.id;
         event.state = EventState::Published;
-        event.revision += 1;
-        event.update_time = self.facts.now;
         let details = json!({ "capacity": event.capacity });
-        self.change_event(event_id, |row| *row = event);
+        self.revise_event(event);
         self.log(actor, event_id, ChangeAction::EventPublished, event_id, None, details);
         self.event_outcome(actor, event_id)
     }
@@ -83,18 +74,19 @@ impl Table<'_> {
         if event.state == EventState::Cancelled {
             return self.event_outcome(actor, event.id);
         }
+        if event.state == EventState::Draft {
+            return Err(Refusal::EventNotPublished { event_id: event.id });
+        }
         check_etag(&event, etag)?;
         self.check_alive(&event)?;
 
         let event_id = event.id;
         event.state = EventState::Cancelled;
         event.cancel_reason = reason.to_owned();
-        event.revision += 1;
-        event.update_time = self.facts.now;
         // Everything that held or awaited a seat ends below.
         event.seats_remaining = event.capacity;
         event.waitlist_size = 0;
-        self.change_event(event_id, |row| *row = event);
+        self.revise_event(event);
         let details = json!({ "reason": reason });
         self.log(actor, event_id, ChangeAction::EventCancelled, event_id, None, details);
         let after_version = self.facts.events.get(&event_id).map_or(0, |event| event.version);

@@ -84,7 +84,7 @@ struct Table<'a> {
     facts: Facts,
     ids: &'a dyn IdSource,
     changed_events: Touched,
-    changed_texts: Touched,
+    revised_events: Touched,
     deleted_events: Vec<Uuid>,
     endings: Vec<Ending>,
     new_registrations: Touched,
@@ -123,7 +123,7 @@ impl<'a> Table<'a> {
             facts,
             ids,
             changed_events: Touched::default(),
-            changed_texts: Touched::default(),
+            revised_events: Touched::default(),
             deleted_events: Vec::new(),
             endings: Vec::new(),
             new_registrations: Touched::default(),
@@ -189,6 +189,13 @@ impl<'a> Table<'a> {
             .ok_or(Refusal::EntryNotFound { entry_id: id })
     }
 
+    fn check_not_over(&self, event: &Event) -> Result<(), Refusal> {
+        if event.is_over(self.facts.now) {
+            return Err(Refusal::EventOver { event_id: event.id, ended: event.end_time });
+        }
+        Ok(())
+    }
+
     /// What this request id made before, if it came with the same request.
     fn replay(&self, event_id: Uuid, request: Option<&RequestKey>) -> Result<Option<Outcome>, Refusal> {
         let Some(key) = request else { return Ok(None) };
@@ -242,6 +249,14 @@ impl<'a> Table<'a> {
 
     fn log_entry(&mut self, actor: Actor, action: ChangeAction, row: &Entry) {
         self.log(actor, row.event_id, action, row.id, Some(row.user_id), entry_details(row));
+    }
+
+    /// Stores an event that its organizer changed.
+    fn revise_event(&mut self, mut event: Event) {
+        event.revision += 1;
+        event.update_time = self.facts.now;
+        self.revised_events.insert(event.id);
+        self.change_event(event.id, |row| *row = event);
     }
 
     fn change_event(&mut self, event_id: Uuid, change: impl FnOnce(&mut Event)) {
@@ -349,9 +364,10 @@ impl<'a> Table<'a> {
 
     fn into_effects(self) -> Effects {
         let Facts { events, texts, registrations, entries, .. } = self.facts;
-        let text_of = |id: &Uuid| Some((*id, texts.get(id)?.clone()));
+        let record =
+            |id: &Uuid| Some(EventRecord { event: events.get(id)?.clone(), text: texts.get(id)?.clone() });
         Effects {
-            texts: self.changed_texts.order.iter().filter_map(text_of).collect(),
+            revised: self.revised_events.order.iter().filter_map(record).collect(),
             // A deleted event is no longer among the events, so it is not written as changed.
             events: self.changed_events.rows(&events),
             deleted_events: self.deleted_events,

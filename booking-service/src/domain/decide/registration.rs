@@ -111,6 +111,7 @@ impl Table<'_> {
                 Err(Refusal::HoldExpired { registration_id })
             }
             RegistrationState::Held => {
+                self.check_not_over(event)?;
                 row.state = RegistrationState::Confirmed;
                 row.confirm_time = Some(self.facts.now);
                 row.update_time = self.facts.now;
@@ -136,9 +137,7 @@ impl Table<'_> {
             }
             RegistrationState::Held | RegistrationState::Confirmed => {}
         }
-        if event.is_over(self.facts.now) {
-            return Err(Refusal::EventOver { event_id: event.id, ended: event.end_time });
-        }
+        self.check_not_over(event)?;
         row.state = RegistrationState::Cancelled;
         row.cancel_time = Some(self.facts.now);
         self.release(actor, ChangeAction::RegistrationCancelled, &mut row);
@@ -159,6 +158,7 @@ impl Table<'_> {
             }
             RegistrationState::Confirmed => {}
         }
+        self.check_not_over(event)?;
         row.state = RegistrationState::CheckedIn;
         row.check_in_time = Some(self.facts.now);
         row.update_time = self.facts.now;

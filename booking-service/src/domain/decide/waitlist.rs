@@ -31,7 +31,7 @@ impl Table<'_> {
             });
         }
         let entry =
-            self.queue_up(actor, &event, join.user_id, join.seats, &Labels::new(), join.request.as_ref());
+            self.queue_up(actor, &event, join.user_id, join.seats, &join.labels, join.request.as_ref());
         Ok(Outcome::Entry(entry))
     }
 
@@ -74,13 +74,11 @@ impl Table<'_> {
         let mut row = self.own_entry(actor, event, entry_id)?;
         match row.state {
             EntryState::Left => Ok(Outcome::Entry(row)),
-            // Whoever leaves while an offer stands turns it down.
-            EntryState::Offered => self.decline_offer(actor, event, entry_id),
-            EntryState::Promoted
-            | EntryState::Accepted
-            | EntryState::Declined
-            | EntryState::Expired
-            | EntryState::Cancelled => Err(Refusal::EntryState { entry_id, state: row.state }),
+            // Whoever leaves while an offer stands turns it down; sent twice, it gives one answer.
+            EntryState::Offered | EntryState::Declined => self.decline_offer(actor, event, entry_id),
+            EntryState::Promoted | EntryState::Accepted | EntryState::Expired | EntryState::Cancelled => {
+                Err(Refusal::EntryState { entry_id, state: row.state })
+            }
             EntryState::Waiting => {
                 row.state = EntryState::Left;
                 row.update_time = self.facts.now;

@@ -1,0 +1,46 @@
+//! SQL, and nothing else. Every statement is checked against the schema when it is compiled.
+//!
+//! Hot statements (those of [`seating`]) run on sessions that never scan a table sequentially and never hash or merge a
+//! join (see [`seating::session_options`]): their plans are nested loops over the indexes of `migrations/booking`,
+//! whatever the statistics said when the plan was cached.
+
+pub mod events;
+pub mod registrations;
+mod rows;
+pub mod seating;
+pub mod verify;
+pub mod waitlist;
+
+use service_core::database::TxError;
+
+/// What can go wrong between the rules and the rows.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database refused or could not be reached.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    /// A row holds what no code of ours writes.
+    #[error("{table}: {what}")]
+    Inconsistent {
+        /// The table.
+        table: &'static str,
+        /// What was found.
+        what: String,
+    },
+    /// The connection was lost at COMMIT.
+    #[error("the outcome of the transaction is not known")]
+    CommitUnknown,
+}
+
+impl TxError for StoreError {
+    fn database(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Database(error) => Some(error),
+            Self::Inconsistent { .. } | Self::CommitUnknown => None,
+        }
+    }
+
+    fn commit_unknown() -> Self {
+        Self::CommitUnknown
+    }
+}

@@ -1,0 +1,177 @@
+//! Step two of a batch: the facts, read in statements LATER than the lock.
+//!
+//! Under READ COMMITTED a statement that waits for a row lock re-reads that row, but sees every other table as it was
+//! before the wait: facts read together with the lock would miss what the other replica has just committed.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::super::StoreError;
+use super::super::rows::{query_entries, query_registrations, read};
+use crate::domain::command::Command;
+use crate::domain::event::{Event, EventText};
+use crate::domain::facts::{Facts, Wanted};
+use crate::domain::registration::Registration;
+use crate::domain::waitlist::Entry;
+
+/// Reads what `commands` need to know about these locked events.
+///
+/// One statement when nobody is known and nothing is freed (the rush); one more for each kind of row that is.
+///
+/// # Errors
+/// Whatever the database says, or a row that means nothing.
+pub async fn load_facts<'a>(
+    connection: &mut PgConnection,
+    events: Vec<Event>,
+    commands: impl Iterator<Item = &'a Command> + Clone,
+) -> Result<Facts, StoreError> {
+    let wanted = Wanted::by(commands.clone());
+    let (user_events, users): (Vec<_>, Vec<_>) = wanted.users.iter().copied().unzip();
+    let (request_events, (callers, requests)): (Vec<_>, (Vec<_>, Vec<_>)) =
+        wanted.requests.iter().map(|&(event_id, caller, request)| (event_id, (caller, request))).unzip();
+
+    // Scalar subqueries, not joins: each is a look-up by a unique index, whatever the statistics say.
+    // The clock is read here, after the locks: now() stands still from before the wait.
+    let known = sqlx::query!(
+        r#"
+        SELECT clock_timestamp() AS "now!",
+            ARRAY(SELECT (SELECT r.id FROM registrations r
+                           WHERE r.event_id = u.event_id AND r.user_id = u.user_id
+                             AND r.state IN ('HELD', 'CONFIRMED', 'CHECKED_IN'))
+                    FROM unnest($1::uuid[], $2::uuid[]) AS u(event_id, user_id)) AS "registered!: Vec<Option<Uuid>>",
+            ARRAY(SELECT (SELECT w.id FROM waitlist_entries w
+                           WHERE w.event_id = u.event_id AND w.user_id = u.user_id
+                             AND w.state IN ('WAITING', 'OFFERED'))
+                    FROM unnest($1::uuid[], $2::uuid[]) AS u(event_id, user_id)) AS "queued!: Vec<Option<Uuid>>",
+            ARRAY(SELECT (SELECT r.id FROM registrations r
+                           WHERE r.event_id = q.event_id AND r.request_actor_id = q.caller AND r.request_id = q.request)
+                    FROM unnest($3::uuid[], $4::uuid[], $5::uuid[]) AS q(event_id, caller, request))
+                AS "made_registrations!: Vec<Option<Uuid>>",
+            ARRAY(SELECT (SELECT w.id FROM waitlist_entries w
+                           WHERE w.event_id = q.event_id AND w.request_actor_id = q.caller AND w.request_id = q.request)
+                    FROM unnest($3::uuid[], $4::uuid[], $5::uuid[]) AS q(event_id, caller, request))
+                AS "made_entries!: Vec<Option<Uuid>>"
+        "#,
+        &user_events,
+        &users,
+        &request_events,
+        &callers,
+        &requests,
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+
+    let mut facts = Facts::new(known.now, events);
+    let found = |events: &[Uuid], ids: Vec<Option<Uuid>>| -> Vec<(Uuid, Uuid)> {
+        events.iter().zip(ids).filter_map(|(&event_id, id)| Some((event_id, id?))).collect()
+    };
+
+    let mut entries = wanted.entries;
+    entries.extend(found(&user_events, known.queued));
+    entries.extend(found(&request_events, known.made_entries));
+    for entry in entries_by_id(&mut *connection, entries).await? {
+        facts.add_entry(entry);
+    }
+
+    let mut registrations = wanted.registrations;
+    registrations.extend(found(&user_events, known.registered));
+    registrations.extend(found(&request_events, known.made_registrations));
+    registrations.extend(facts.missing_registrations());
+    for registration in registrations_by_id(&mut *connection, registrations).await? {
+        facts.add_registration(registration);
+    }
+
+    load_texts(&mut *connection, &wanted.texts, &mut facts).await?;
+    load_heads(connection, commands, &mut facts).await?;
+    Ok(facts)
+}
+
+async fn registrations_by_id(
+    connection: &mut PgConnection,
+    mut wanted: Vec<(Uuid, Uuid)>,
+) -> Result<Vec<Registration>, StoreError> {
+    wanted.sort_unstable();
+    wanted.dedup();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (events, ids): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
+    let rows = query_registrations!(
+        "FROM unnest($1::uuid[], $2::uuid[]) AS k(event_id, id)
+         CROSS JOIN LATERAL (SELECT * FROM registrations x WHERE x.event_id = k.event_id AND x.id = k.id LIMIT 1) r",
+        &events,
+        &ids,
+    )
+    .fetch_all(connection)
+    .await?;
+    read(rows)
+}
+
+async fn entries_by_id(
+    connection: &mut PgConnection,
+    mut wanted: Vec<(Uuid, Uuid)>,
+) -> Result<Vec<Entry>, StoreError> {
+    wanted.sort_unstable();
+    wanted.dedup();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (events, ids): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
+    let rows = query_entries!(
+        "FROM unnest($1::uuid[], $2::uuid[]) AS k(event_id, id)
+         CROSS JOIN LATERAL (SELECT * FROM waitlist_entries x WHERE x.id = k.id AND x.event_id = k.event_id LIMIT 1) w",
+        &events,
+        &ids,
+    )
+    .fetch_all(connection)
+    .await?;
+    read(rows)
+}
+
+async fn load_texts(
+    connection: &mut PgConnection,
+    events: &[Uuid],
+    facts: &mut Facts,
+) -> Result<(), StoreError> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let rows = sqlx::query!("SELECT id, title, description, location FROM events WHERE id = ANY($1)", events)
+        .fetch_all(connection)
+        .await?;
+    for row in rows {
+        let text = EventText { title: row.title, description: row.description, location: row.location };
+        facts.add_text(row.id, text);
+    }
+    Ok(())
+}
+
+/// The heads of the queues that freed seats can reach: none in a rush.
+async fn load_heads<'a>(
+    connection: &mut PgConnection,
+    commands: impl Iterator<Item = &'a Command>,
+    facts: &mut Facts,
+) -> Result<(), StoreError> {
+    let wanted = facts.heads_wanted(commands);
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let events: Vec<Uuid> = wanted.iter().map(|heads| heads.event_id).collect();
+    let sizes: Vec<i32> = wanted.iter().map(|heads| heads.seats).collect();
+    let limits: Vec<i64> = wanted.iter().map(|heads| heads.limit).collect();
+    let rows = query_entries!(
+        "FROM unnest($1::uuid[], $2::int[], $3::bigint[]) AS h(event_id, seats, want)
+         CROSS JOIN LATERAL (SELECT * FROM waitlist_entries x
+                              WHERE x.event_id = h.event_id AND x.seats = h.seats AND x.state = 'WAITING'
+                              ORDER BY x.position LIMIT h.want) w",
+        &events,
+        &sizes,
+        &limits,
+    )
+    .fetch_all(connection)
+    .await?;
+    for entry in read(rows)? {
+        facts.add_entry(entry);
+    }
+    Ok(())
+}

@@ -1,0 +1,25 @@
+//! The hot path: lock, load, write. One batch is one transaction on a session of the shard's own.
+
+mod ending;
+mod load;
+mod lock;
+mod write;
+
+pub use load::load_facts;
+pub use lock::{Locked, lock_events, lock_events_that_are_free};
+pub use write::{Mark, was_committed, write_effects};
+
+/// Settings of the shards' sessions, besides what every session has.
+///
+/// A plan made while a table is small is cached and kept while it grows; a sequential scan that cost nothing then costs
+/// the whole table for every batch later. These sessions only ever look rows up by key, so the other ways are closed.
+pub fn session_options(lock_timeout: std::time::Duration) -> Vec<(&'static str, String)> {
+    vec![
+        ("enable_seqscan", "off".to_owned()),
+        ("enable_hashjoin", "off".to_owned()),
+        ("enable_mergejoin", "off".to_owned()),
+        ("plan_cache_mode", "force_generic_plan".to_owned()),
+        ("lock_timeout", format!("{}ms", lock_timeout.as_millis())),
+        ("timezone", "UTC".to_owned()),
+    ]
+}
