@@ -28,5 +28,7 @@ pub mod secret;
 pub mod server;
 pub mod status;
 pub mod telemetry;
+#[cfg(feature = "test-support")]
+pub mod test_support;
 pub mod token;
 pub mod validation;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-use tracing::Span;
+use tracing::{Level, Span};
 
 use super::methods::UNKNOWN;
 use super::{Methods, Middleware, Next, PolledFrame, Request, Response, poll_body};
@@ -56,32 +56,40 @@ impl Call {
         metrics::histogram!("grpc_request_duration_seconds", "rpc" => rpc).record(took.as_secs_f64());
         let _in_span = self.span.enter();
         macro_rules! line {
-            ($level:expr) => {{
+            ($level:ident) => {{
                 let duration_ms = took.as_secs_f64() * 1e3;
-                tracing::event!($level, code = name(code), reason, duration_ms, "call ended");
+                tracing::event!(tracing::Level::$level, code = name(code), reason, duration_ms, "call ended");
             }};
         }
-        match code {
-            // The everyday answers of a service that is in use: thousands a second in a rush.
-            Code::Ok
-            | Code::Cancelled
-            | Code::NotFound
-            | Code::AlreadyExists
-            | Code::FailedPrecondition
-            | Code::Aborted => line!(tracing::Level::DEBUG),
-            // Callers that do something wrong.
-            Code::InvalidArgument
-            | Code::OutOfRange
-            | Code::Unauthenticated
-            | Code::PermissionDenied
-            | Code::Unimplemented => line!(tracing::Level::INFO),
-            // Too much load, or something behind us is missing.
-            Code::ResourceExhausted | Code::DeadlineExceeded | Code::Unavailable => {
-                line!(tracing::Level::WARN)
-            }
-            // Bugs.
-            Code::Internal | Code::Unknown | Code::DataLoss => line!(tracing::Level::ERROR),
+        match level(code) {
+            Level::ERROR => line!(ERROR),
+            Level::WARN => line!(WARN),
+            Level::INFO => line!(INFO),
+            _ => line!(DEBUG),
         }
+    }
+}
+
+/// How loud a call's end is.
+fn level(code: Code) -> Level {
+    match code {
+        // The everyday answers of a service that is in use: thousands a second in a rush.
+        Code::Ok
+        | Code::Cancelled
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::Aborted => Level::DEBUG,
+        // Callers that do something wrong.
+        Code::InvalidArgument
+        | Code::OutOfRange
+        | Code::Unauthenticated
+        | Code::PermissionDenied
+        | Code::Unimplemented => Level::INFO,
+        // Too much load, or something behind us is missing.
+        Code::ResourceExhausted | Code::DeadlineExceeded | Code::Unavailable => Level::WARN,
+        // Bugs.
+        Code::Internal | Code::Unknown | Code::DataLoss => Level::ERROR,
     }
 }
 

@@ -1,0 +1,27 @@
+//! For the tests of both services: a throw-away PostgreSQL, databases that are migrated already, and access tokens.
+//!
+//! ```no_run
+//! # async fn example(migrator: &'static sqlx::migrate::Migrator) {
+//! use service_core::test_support::{TestCluster, TokenMint};
+//!
+//! let database = TestCluster::database("booking", migrator).await;
+//! let pool = database.pool(4);
+//! let mint = TokenMint::new();
+//! let token = mint.token(uuid::Uuid::nil(), service_core::auth::Role::Admin);
+//! # }
+//! ```
+//!
+//! What goes wrong here panics: a test cannot go on without it.
+#![expect(
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a test without its database or its tokens can only fail"
+)]
+
+mod cluster;
+mod database;
+mod token_mint;
+
+pub use cluster::TestCluster;
+pub use database::TestDatabase;
+pub use token_mint::{TEST_AUDIENCE, TEST_ISSUER, TokenMint};
