@@ -34,8 +34,8 @@ install_with_apt() (
   local settings=/etc/postgresql-common/createcluster.conf saved
   local install=(env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --quiet --no-install-recommends)
   saved=$(mktemp)
-  as_root apt-get update --quiet --quiet
-  as_root "${install[@]}" postgresql-common
+  as_root apt-get update --quiet --quiet >/dev/null
+  as_root "${install[@]}" postgresql-common >/dev/null
   cp "$settings" "$saved"
   restore_settings() {
     as_root cp "$saved" "$settings"
@@ -43,5 +43,5 @@ install_with_apt() (
   }
   trap restore_settings EXIT
   echo 'create_main_cluster = false' | as_root tee -a "$settings" >/dev/null
-  as_root "${install[@]}" postgresql
+  as_root "${install[@]}" postgresql >/dev/null
 )
