@@ -1,0 +1,3 @@
+//! service-core over real sockets and a real PostgreSQL.
+
+mod cluster;
