@@ -1,0 +1,85 @@
+//! What the rpcs about accounts do, free of gRPC and of SQL: the order of the steps, and what each failure means.
+
+mod admin;
+mod refresh_token;
+mod sign_in;
+mod sign_up;
+
+use std::time::Duration;
+
+use service_core::auth::Principal;
+use sqlx::PgPool;
+use time::OffsetDateTime;
+
+use crate::domain::{Backoff, Error, Result, User};
+use crate::sources::{NoEntropy, Sources};
+use crate::hashing::{HashError, PasswordHasher};
+use crate::signing::AccessTokens;
+use crate::store;
+
+pub use admin::{AdminCreated, NewAdmin, create_admin};
+pub use refresh_token::RefreshToken;
+pub use sign_in::{SignIn, SignedIn};
+pub use sign_up::SignUp;
+
+/// How failed sign-ins slow the next ones down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignInLimits {
+    /// For one account, from wherever.
+    pub account: Backoff,
+    /// For one client address, whatever the account. `None`: not counted.
+    pub address: Option<Backoff>,
+}
+
+/// Accounts, and what their operations need.
+pub struct Accounts {
+    /// The database.
+    pub pool: PgPool,
+    /// Hashes passwords.
+    pub hasher: PasswordHasher,
+    /// Issues access tokens.
+    pub tokens: AccessTokens,
+    /// How long a refresh token lives unused.
+    pub refresh_lifetime: Duration,
+    /// How failed sign-ins slow the next ones down.
+    pub limits: SignInLimits,
+    /// Time, ids and randomness.
+    pub sources: Sources,
+}
+
+impl Accounts {
+    /// The user who calls.
+    ///
+    /// # Errors
+    /// [`Error::TokenRevoked`] if the user was deactivated since the token was issued.
+    pub async fn me(&self, caller: &Principal) -> Result<User> {
+        store::user_by_id(&self.pool, caller.user_id).await?.filter(|user| user.active).ok_or(Error::TokenRevoked)
+    }
+
+    /// The present in microseconds, as PostgreSQL keeps it: what is told now is what is read later.
+    fn now(&self) -> OffsetDateTime {
+        let now = self.sources.clock.now();
+        now.replace_nanosecond(now.microsecond() * 1_000).unwrap_or(now)
+    }
+}
+
+impl std::fmt::Debug for Accounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Accounts").field("hasher", &self.hasher).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl From<HashError> for Error {
+    fn from(error: HashError) -> Self {
+        match error {
+            HashError::Overloaded => Self::Overloaded,
+            HashError::Failed(_) => Self::internal(error),
+        }
+    }
+}
+
+impl From<NoEntropy> for Error {
+    fn from(error: NoEntropy) -> Self {
+        Self::internal(error)
+    }
+}

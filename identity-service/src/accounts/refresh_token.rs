@@ -1,0 +1,55 @@
+//! Refresh tokens.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use service_core::digest::sha256;
+use service_core::secret::Secret;
+
+use crate::sources::{Entropy, NoEntropy};
+
+/// Lets people, and scanners for leaked secrets, see what it is.
+const PREFIX: &str = "rowlock_refresh_";
+
+/// A refresh token: 256 random bits. The database has its digest only; a plain one is enough, since nobody can try them all.
+#[derive(Clone, Debug)]
+pub struct RefreshToken(Secret);
+
+impl RefreshToken {
+    /// A new one.
+    ///
+    /// # Errors
+    /// If there is no randomness.
+    pub fn generate(entropy: &dyn Entropy) -> Result<Self, NoEntropy> {
+        let mut bits = [0; 32];
+        entropy.fill(&mut bits)?;
+        Ok(Self(Secret::new(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bits)))))
+    }
+
+    /// What the client gets.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose()
+    }
+
+    /// What is stored.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        sha256(&[self.0.expose().as_bytes()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::SystemEntropy;
+
+    #[test]
+    fn every_token_is_another_one_and_none_prints() {
+        let (a, b) =
+            (RefreshToken::generate(&SystemEntropy).unwrap(), RefreshToken::generate(&SystemEntropy).unwrap());
+        assert_ne!(a.expose(), b.expose());
+        assert_ne!(a.digest(), b.digest());
+        assert_eq!(a.expose().len(), PREFIX.len() + 43);
+        assert_eq!(format!("{a:?}"), "RefreshToken([secret])");
+    }
+}

@@ -1,0 +1,40 @@
+//! Making a user.
+
+use service_core::auth::Role;
+
+use super::Accounts;
+use crate::domain::{Email, NewPassword, NewUser, Result, User};
+use crate::store;
+
+/// Who signs up. Every part has been checked.
+#[derive(Clone, Debug)]
+pub struct SignUp {
+    /// The address.
+    pub email: Email,
+    /// The password.
+    pub password: NewPassword,
+    /// What to call the user.
+    pub display_name: String,
+    /// Attendee or organizer.
+    pub role: Role,
+}
+
+impl Accounts {
+    /// Makes a user.
+    ///
+    /// # Errors
+    /// [`crate::domain::Error::EmailTaken`]; also after an answer that was lost, if the user was made then.
+    pub async fn sign_up(&self, request: SignUp) -> Result<User> {
+        let user = NewUser {
+            id: self.sources.ids.new_id(),
+            email: request.email,
+            password_hash: self.hasher.hash(request.password.into_inner()).await?,
+            display_name: request.display_name,
+            role: request.role,
+            create_time: self.now(),
+        };
+        let user = store::create_user(&self.pool, &user).await?;
+        tracing::info!(user_id = %user.id, role = %user.role, "user signed up");
+        Ok(user)
+    }
+}

@@ -1,0 +1,156 @@
+//! What the binary does, one function for each command.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use service_core::config::{ConfigErrors, Period, secret};
+use service_core::lifecycle::Shutdown;
+use service_core::secret::Secret;
+use service_core::server::Listeners;
+use service_core::validation::Violations;
+use service_core::{database, migrate, telemetry};
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::MIGRATOR;
+use crate::accounts::{AdminCreated, NewAdmin, create_admin};
+use crate::cli::{AdminCreateArgs, HealthArgs, KeysCommand, MigrateArgs, ServeArgs};
+use crate::domain::{Email, NewPassword, display_name};
+use crate::hashing::PasswordHasher;
+use crate::serve::{self, APPLICATION_NAME};
+use crate::signing::KeyDir;
+use crate::sources::Sources;
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What is wrong with the configuration, the keys, the addresses or the schema.
+pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let config = args.check()?;
+    telemetry::init(&config.telemetry)?;
+    let shutdown = Shutdown::on_signals()?;
+    let listeners = Listeners::bind(&config.server).await?;
+    serve::serve(config, listeners, Sources::system(), shutdown.token()).await
+}
+
+/// Brings the schema up to date.
+///
+/// # Errors
+/// If the database cannot be reached, or has a schema that this program does not know.
+pub async fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
+    let mut errors = ConfigErrors::default();
+    let database = args.database.check(&mut errors);
+    let telemetry = args.telemetry.check(&mut errors);
+    errors.finish()?;
+    telemetry::init(&telemetry)?;
+    let migrated = migrate::migrate(&database, &MIGRATOR).await?;
+    match migrated.applied {
+        0 => say("the schema is up to date"),
+        n => say(&format!("{n} migration(s) applied")),
+    }
+}
+
+/// Makes or activates a key.
+///
+/// # Errors
+/// What is wrong with the directory.
+pub fn keys(command: &KeysCommand) -> anyhow::Result<()> {
+    match command {
+        KeysCommand::Generate { dir, algorithm, activate, allow_group_read } => {
+            let keys = KeyDir::new(dir, *allow_group_read);
+            let key = keys.generate(*algorithm, *activate)?;
+            let signs = keys.load()?.signing_kid() == key.kid();
+            let role = if signs { "it signs" } else { "it is published; `keys activate` lets it sign" };
+            say(&format!("{}: {role}", dir.join(format!("{}.pem", key.kid())).display()))
+        }
+        KeysCommand::Activate { dir, kid, allow_group_read } => {
+            KeyDir::new(dir, *allow_group_read).activate(kid)?;
+            say(&format!("{kid} signs from the next start on"))
+        }
+    }
+}
+
+/// Makes an administrator.
+///
+/// # Errors
+/// If the e-mail or password breaks rules, the address is another user's, or the database fails.
+pub async fn admin_create(args: AdminCreateArgs) -> anyhow::Result<()> {
+    let mut errors = ConfigErrors::default();
+    let database = args.database.check(&mut errors);
+    let hashing = args.hashing.check(&mut errors);
+    let telemetry = args.telemetry.check(&mut errors);
+    let name = "the password (--password-file, ROWLOCK_ADMIN_PASSWORD)";
+    let given = args.password.is_some() || args.password_file.is_some();
+    let password = secret(name, args.password, args.password_file.as_deref(), &mut errors);
+    errors.finish()?;
+    telemetry::init(&telemetry)?;
+    let password = match password {
+        Some(password) => password,
+        None if given => bail!("{name} is missing"),
+        None => password_from_stdin()?,
+    };
+
+    let mut violations = Violations::default();
+    let email = Email::read(&mut violations, "email", &args.email);
+    let password = NewPassword::read(&mut violations, "password", password.expose(), &email);
+    let display_name = display_name(&mut violations, "display-name", &args.display_name);
+    violations.finish()?;
+
+    let sources = Sources::system();
+    let hasher = PasswordHasher::new(hashing.cost, hashing.limits, sources.entropy.clone())?;
+    let pool = database::pool(&database, APPLICATION_NAME).await;
+    migrate::check_schema(&pool, &MIGRATOR).await?;
+    let admin = NewAdmin { email, password, display_name };
+    let created = create_admin(&pool, &hasher, &sources, admin, args.reset).await?;
+    pool.close().await;
+    match created {
+        AdminCreated::Created(id) => say(&format!("administrator {id} created")),
+        AdminCreated::Reset(id) => say(&format!("user {id} is an administrator with the new password")),
+        AdminCreated::Unchanged(id) => {
+            say(&format!("administrator {id} exists already and was left as is; --reset sets the password"))
+        }
+        AdminCreated::Taken(id) => {
+            bail!("user {id} has this e-mail address and is no active administrator; --reset makes the user one")
+        }
+    }
+}
+
+fn password_from_stdin() -> anyhow::Result<Secret> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        // What is typed would be seen.
+        bail!("give the password with --password-file or ROWLOCK_ADMIN_PASSWORD, or pipe it in");
+    }
+    let mut line = String::new();
+    stdin.lock().read_line(&mut line).context("the password cannot be read from standard input")?;
+    Ok(Secret::new(line.trim_end_matches(['\n', '\r'])))
+}
+
+/// Asks a server whether it serves.
+///
+/// # Errors
+/// If it does not, or does not answer in time.
+pub async fn health(args: HealthArgs) -> anyhow::Result<()> {
+    let mut errors = ConfigErrors::default();
+    let timeout = args.timeout.take("--timeout", &mut errors).map_or(Duration::ZERO, |Period(duration)| duration);
+    errors.finish()?;
+    let ask = async {
+        let channel = Endpoint::from_shared(args.addr.clone())?.connect().await?;
+        let request = HealthCheckRequest { service: args.service.clone() };
+        anyhow::Ok(HealthClient::new(channel).check(request).await?.into_inner().status())
+    };
+    let asked = tokio::time::timeout(timeout, ask).await;
+    match asked.with_context(|| format!("{} did not answer in time", args.addr))? {
+        Ok(ServingStatus::Serving) => say("serving"),
+        Ok(status) => bail!("{} answers {}", args.addr, status.as_str_name()),
+        Err(error) => Err(error.context(format!("{} cannot be asked", args.addr))),
+    }
+}
+
+/// Writes a line to standard output.
+fn say(line: &str) -> anyhow::Result<()> {
+    writeln!(io::stdout(), "{line}").context("standard output cannot be written")
+}

@@ -1,0 +1,59 @@
+//! Everything that can go wrong, once. How a client sees it is decided in `grpc/error.rs` and nowhere else.
+
+use std::time::Duration;
+
+use service_core::validation::Invalid;
+
+/// A result of this service.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request breaks rules.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// Another account has this address.
+    #[error("the e-mail address is taken")]
+    EmailTaken,
+    /// The address is unknown, the password wrong, or the user deactivated. Which of them is nobody's business.
+    #[error("the credentials are invalid")]
+    CredentialsInvalid,
+    /// There were too many failed attempts for this account or from this address.
+    #[error("too many failed attempts")]
+    TooManyAttempts {
+        /// When the next attempt is judged.
+        retry_after: Duration,
+    },
+    /// The token is genuine, but its user is gone or deactivated.
+    #[error("the token was revoked")]
+    TokenRevoked,
+    /// The method exists in the contract and is not built yet.
+    #[error("{method} is not implemented")]
+    MethodUnimplemented {
+        /// The name of the rpc.
+        method: &'static str,
+    },
+    /// More work is waiting than can be done in time.
+    #[error("too much work is waiting")]
+    Overloaded,
+    /// The database cannot be reached, or was lost before an answer.
+    #[error("the database is unavailable")]
+    DatabaseUnavailable(#[source] Cause),
+    /// The connection was lost while a transaction committed: whether it did is not known.
+    #[error("the outcome of the transaction is unknown")]
+    CommitUnknown,
+    /// A bug, or a failure that nobody foresaw. The cause is logged and not told.
+    #[error("internal error")]
+    Internal(#[source] Cause),
+}
+
+/// Where an error came from; for the log.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+impl Error {
+    /// An error that should not happen.
+    pub fn internal(cause: impl Into<Cause>) -> Self {
+        Self::Internal(cause.into())
+    }
+}

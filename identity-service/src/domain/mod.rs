@@ -1,0 +1,14 @@
+//! The rules, without any I/O: what an e-mail address, a password and a user are, how failures slow sign-ins down, and
+//! everything that can go wrong.
+
+mod backoff;
+mod email;
+mod error;
+mod password;
+mod user;
+
+pub use backoff::{Backoff, Failures};
+pub use email::Email;
+pub use error::{Cause, Error, Result};
+pub use password::{NewPassword, Password};
+pub use user::{NewUser, User, display_name, sign_up_role};

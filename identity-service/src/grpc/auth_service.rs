@@ -1,0 +1,67 @@
+//! AuthService: signing up, signing in, and tokens.
+
+use std::sync::Arc;
+
+use rowlock_proto::identity::v1::auth_service_server::AuthService;
+use rowlock_proto::identity::v1::{
+    GetJwksRequest, GetJwksResponse, IntrospectTokenRequest, IntrospectTokenResponse, IssueServiceTokenRequest,
+    IssueServiceTokenResponse, RefreshTokensRequest, RefreshTokensResponse, SignInRequest, SignInResponse,
+    SignOutRequest, SignOutResponse, SignUpRequest, SignUpResponse,
+};
+use tonic::{Request, Response, Status};
+
+use super::{ClientAddress, convert};
+use crate::accounts::Accounts;
+use crate::domain::Error;
+use crate::signing::KeyRing;
+
+pub(super) struct AuthRpcs {
+    pub(super) accounts: Arc<Accounts>,
+    pub(super) ring: Arc<KeyRing>,
+    pub(super) client_address: ClientAddress,
+}
+
+#[tonic::async_trait]
+impl AuthService for AuthRpcs {
+    async fn sign_up(&self, request: Request<SignUpRequest>) -> Result<Response<SignUpResponse>, Status> {
+        let sign_up = convert::sign_up(request.get_ref())?;
+        let user = self.accounts.sign_up(sign_up).await?;
+        Ok(Response::new(SignUpResponse { user: Some(convert::user(&user)) }))
+    }
+
+    async fn sign_in(&self, request: Request<SignInRequest>) -> Result<Response<SignInResponse>, Status> {
+        let client = self.client_address.client(&request);
+        let sign_in = convert::sign_in(request.get_ref(), client)?;
+        let session = self.accounts.sign_in(sign_in).await?;
+        Ok(Response::new(convert::signed_in(&session)))
+    }
+
+    async fn get_jwks(&self, _: Request<GetJwksRequest>) -> Result<Response<GetJwksResponse>, Status> {
+        Ok(Response::new(GetJwksResponse { jwks_json: self.ring.jwks_json().to_owned() }))
+    }
+
+    async fn refresh_tokens(
+        &self,
+        _: Request<RefreshTokensRequest>,
+    ) -> Result<Response<RefreshTokensResponse>, Status> {
+        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.AuthService/RefreshTokens" }.into())
+    }
+
+    async fn sign_out(&self, _: Request<SignOutRequest>) -> Result<Response<SignOutResponse>, Status> {
+        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.AuthService/SignOut" }.into())
+    }
+
+    async fn issue_service_token(
+        &self,
+        _: Request<IssueServiceTokenRequest>,
+    ) -> Result<Response<IssueServiceTokenResponse>, Status> {
+        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.AuthService/IssueServiceToken" }.into())
+    }
+
+    async fn introspect_token(
+        &self,
+        _: Request<IntrospectTokenRequest>,
+    ) -> Result<Response<IntrospectTokenResponse>, Status> {
+        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.AuthService/IntrospectToken" }.into())
+    }
+}

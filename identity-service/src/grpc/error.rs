@@ -1,0 +1,129 @@
+//! The one place where an error becomes a status.
+
+use std::time::Duration;
+
+use rowlock_proto::identity::v1::ErrorReason;
+use service_core::auth::NoPrincipal;
+use service_core::status::Failure;
+use tonic::{Code, Status};
+
+use crate::domain::Error;
+
+/// The domain of this service's error reasons.
+pub const DOMAIN: &str = "identity.rowlock";
+
+/// When to come back after a refusal for load: the queue of hashes empties in a few seconds.
+const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
+/// When to come back while the database is away.
+const DATABASE_PAUSE: Duration = Duration::from_secs(1);
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        failure(error).into()
+    }
+}
+
+/// How a client sees `error`. The causes of failures that are ours are logged here, and told to nobody.
+fn failure(error: Error) -> Failure {
+    let new = |code, reason: ErrorReason, message: &str| Failure::new(code, DOMAIN, reason.reason(), message);
+    match error {
+        Error::Invalid(invalid) => {
+            new(Code::InvalidArgument, ErrorReason::ValidationFailed, &invalid.to_string()).violations(invalid.0)
+        }
+        Error::EmailTaken => {
+            new(Code::AlreadyExists, ErrorReason::EmailTaken, "a user with this e-mail address exists")
+        }
+        Error::CredentialsInvalid => {
+            new(Code::Unauthenticated, ErrorReason::CredentialsInvalid, "e-mail address or password is wrong")
+        }
+        Error::TooManyAttempts { retry_after } => {
+            new(Code::ResourceExhausted, ErrorReason::TooManyAttempts, "too many failed attempts")
+                .retry_after(retry_after)
+        }
+        Error::TokenRevoked => {
+            new(Code::Unauthenticated, ErrorReason::TokenRevoked, "the access token was revoked: sign in again")
+        }
+        Error::MethodUnimplemented { method } => new(
+            Code::Unimplemented,
+            ErrorReason::MethodUnimplemented,
+            "this version of the server does not implement the method",
+        )
+        .with("method", method),
+        Error::Overloaded => {
+            new(Code::ResourceExhausted, ErrorReason::Overloaded, "too many passwords to check at once")
+                .retry_after(OVERLOAD_PAUSE)
+        }
+        Error::DatabaseUnavailable(cause) => {
+            tracing::warn!(%cause, "the database is unavailable");
+            new(Code::Unavailable, ErrorReason::DatabaseUnavailable, "the database cannot be reached")
+                .retry_after(DATABASE_PAUSE)
+        }
+        Error::CommitUnknown => {
+            tracing::warn!("the database was lost at COMMIT: the outcome is unknown");
+            new(
+                Code::Unavailable,
+                ErrorReason::DatabaseUnavailable,
+                "the database was lost before it answered: the outcome is unknown",
+            )
+            .retry_after(DATABASE_PAUSE)
+        }
+        Error::Internal(cause) => {
+            tracing::error!(%cause, "internal error");
+            internal()
+        }
+    }
+}
+
+/// A handler of a method for callers with a token met a call without one: the access table and the handler disagree.
+pub(super) fn no_principal(bug: NoPrincipal) -> Status {
+    tracing::error!(cause = %bug, "internal error");
+    internal().into()
+}
+
+fn internal() -> Failure {
+    Failure::new(
+        Code::Internal,
+        DOMAIN,
+        ErrorReason::InternalError.reason(),
+        "something went wrong on our side",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use service_core::validation::Violations;
+    use tonic_types::StatusExt;
+
+    use super::*;
+
+    #[test]
+    fn every_error_has_a_code_a_reason_and_no_word_of_its_cause() {
+        let cause = || "SELECT secret FROM /etc/passwd".into();
+        let invalid = || {
+            let mut violations = Violations::default();
+            violations.add("email", "is required");
+            violations.finish().unwrap_err()
+        };
+        let retry_after = Duration::from_secs(8);
+        for (error, code, reason, retries) in [
+            (Error::Invalid(invalid()), Code::InvalidArgument, "VALIDATION_FAILED", false),
+            (Error::EmailTaken, Code::AlreadyExists, "EMAIL_TAKEN", false),
+            (Error::CredentialsInvalid, Code::Unauthenticated, "CREDENTIALS_INVALID", false),
+            (Error::TooManyAttempts { retry_after }, Code::ResourceExhausted, "TOO_MANY_ATTEMPTS", true),
+            (Error::TokenRevoked, Code::Unauthenticated, "TOKEN_REVOKED", false),
+            (Error::MethodUnimplemented { method: "/a/B" }, Code::Unimplemented, "METHOD_UNIMPLEMENTED", false),
+            (Error::Overloaded, Code::ResourceExhausted, "OVERLOADED", true),
+            (Error::DatabaseUnavailable(cause()), Code::Unavailable, "DATABASE_UNAVAILABLE", true),
+            (Error::CommitUnknown, Code::Unavailable, "DATABASE_UNAVAILABLE", true),
+            (Error::Internal(cause()), Code::Internal, "INTERNAL_ERROR", false),
+        ] {
+            let status = Status::from(error);
+            let details = status.get_error_details();
+            let info = details.error_info().unwrap();
+            assert_eq!((status.code(), info.reason.as_str(), info.domain.as_str()), (code, reason, DOMAIN));
+            assert_eq!(details.retry_info().is_some(), retries, "{reason}");
+            assert_eq!(details.bad_request().is_some(), code == Code::InvalidArgument);
+            assert!(!format!("{status:?}").contains("SELECT"), "{status:?}");
+        }
+    }
+}

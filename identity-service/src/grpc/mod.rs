@@ -1,0 +1,56 @@
+//! The services of `rowlock.identity.v1`: reading requests, calling [`crate::accounts`], writing answers. The only place
+//! that knows gRPC's messages and status codes.
+
+mod access;
+mod auth_service;
+mod client;
+mod convert;
+mod error;
+mod revocation_service;
+mod service_account_service;
+mod user_service;
+
+use std::sync::Arc;
+
+use rowlock_proto::identity::v1::auth_service_server::AuthServiceServer;
+use rowlock_proto::identity::v1::revocation_service_server::RevocationServiceServer;
+use rowlock_proto::identity::v1::service_account_service_server::ServiceAccountServiceServer;
+use rowlock_proto::identity::v1::user_service_server::UserServiceServer;
+use tonic::service::Routes;
+
+use crate::accounts::Accounts;
+use crate::signing::KeyRing;
+
+pub use access::ACCESS;
+pub use client::ClientAddress;
+pub use error::DOMAIN;
+
+/// The services by their full names, as health checks ask for them.
+pub const SERVICE_NAMES: [&str; 4] = [
+    "rowlock.identity.v1.AuthService",
+    "rowlock.identity.v1.UserService",
+    "rowlock.identity.v1.ServiceAccountService",
+    "rowlock.identity.v1.RevocationService",
+];
+
+/// All services. Messages of more than `max_message_bytes` are refused.
+#[must_use]
+pub fn routes(
+    accounts: Arc<Accounts>,
+    ring: Arc<KeyRing>,
+    client_address: ClientAddress,
+    max_message_bytes: usize,
+) -> Routes {
+    let auth = auth_service::AuthRpcs { accounts: accounts.clone(), ring, client_address };
+    let users = user_service::UserRpcs { accounts };
+    Routes::new(AuthServiceServer::new(auth).max_decoding_message_size(max_message_bytes))
+        .add_service(UserServiceServer::new(users).max_decoding_message_size(max_message_bytes))
+        .add_service(
+            ServiceAccountServiceServer::new(service_account_service::ServiceAccountRpcs)
+                .max_decoding_message_size(max_message_bytes),
+        )
+        .add_service(
+            RevocationServiceServer::new(revocation_service::RevocationRpcs)
+                .max_decoding_message_size(max_message_bytes),
+        )
+}

@@ -1,0 +1,263 @@
+//! Hashing passwords: Argon2id on a bounded number of threads.
+//!
+//! One hash takes some 20 ms of one core and 19 MiB by design. So at most as many run at once as there are threads for
+//! them, a bounded number waits, and further ones are refused at once: an attacker who sends guesses takes neither the
+//! memory nor all other calls' time.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Params, Version};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+
+use crate::domain::Password;
+use crate::sources::Entropy;
+
+/// What a hash costs. It may grow: older hashes are made anew when their user signs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashCost {
+    /// Memory in KiB; at least 19456 (19 MiB).
+    pub memory_kib: u32,
+    /// Passes over the memory; at least 2.
+    pub passes: u32,
+    /// Lanes; at least 1. They are computed one after the other.
+    pub lanes: u32,
+}
+
+impl HashCost {
+    /// 19 MiB, 2 passes, 1 lane: what OWASP recommends as the least.
+    pub const LEAST: Self = Self { memory_kib: 19_456, passes: 2, lanes: 1 };
+}
+
+/// How many hashes run and wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashLimits {
+    /// How many run at once; at least 1.
+    pub threads: usize,
+    /// How many more wait for one of the threads.
+    pub waiting: usize,
+}
+
+/// Why there is no hash, or no verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum HashError {
+    /// As many are waiting as may wait.
+    #[error("too many passwords are waiting to be hashed")]
+    Overloaded,
+    /// The parameters or the stored hash are wrong, or there is no memory or randomness.
+    #[error("the password could not be hashed: {0}")]
+    Failed(String),
+}
+
+/// Hashes and verifies passwords.
+pub struct PasswordHasher {
+    argon2: Argon2<'static>,
+    entropy: Arc<dyn Entropy>,
+    /// A hash of nobody's password, to spend the time on that a known e-mail would cost.
+    decoy: String,
+    /// One permit for each hash that runs or waits.
+    places: Arc<Semaphore>,
+    /// One permit for each hash that runs.
+    threads: Arc<Semaphore>,
+}
+
+impl PasswordHasher {
+    /// Makes the decoy, and so takes the time of one hash.
+    ///
+    /// # Errors
+    /// [`HashError::Failed`] if Argon2 does not take the parameters, or there is no randomness.
+    pub fn new(cost: HashCost, limits: HashLimits, entropy: Arc<dyn Entropy>) -> Result<Self, HashError> {
+        let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, None).map_err(failed)?;
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        let mut nobodys = [0; 32];
+        entropy.fill(&mut nobodys).map_err(failed)?;
+        let decoy = hash(&argon2, entropy.as_ref(), &nobodys)?;
+        Ok(Self {
+            argon2,
+            entropy,
+            decoy,
+            places: Arc::new(Semaphore::new(limits.threads.saturating_add(limits.waiting))),
+            threads: Arc::new(Semaphore::new(limits.threads)),
+        })
+    }
+
+    /// The PHC string of a new hash of `password`, with a salt of its own.
+    ///
+    /// # Errors
+    /// [`HashError`].
+    pub async fn hash(&self, password: Password) -> Result<String, HashError> {
+        let (argon2, entropy) = (self.argon2.clone(), self.entropy.clone());
+        self.run("hash", move || hash(&argon2, entropy.as_ref(), password.as_bytes())).await
+    }
+
+    /// Whether `password` is the one that `stored` was made of. Without a stored hash it is not, after the same time.
+    ///
+    /// # Errors
+    /// [`HashError`].
+    pub async fn verify(&self, password: Password, stored: Option<&str>) -> Result<bool, HashError> {
+        let argon2 = self.argon2.clone();
+        let judged = stored.is_some();
+        let stored = stored.unwrap_or(&self.decoy).to_owned();
+        self.run("verify", move || {
+            let parsed = PasswordHash::new(&stored).map_err(failed)?;
+            // Argon2 takes the parameters of the stored hash, and compares in constant time.
+            match argon2.verify_password(password.as_bytes(), &parsed) {
+                Ok(()) => Ok(judged),
+                Err(argon2::password_hash::Error::PasswordInvalid) => Ok(false),
+                Err(error) => Err(failed(error)),
+            }
+        })
+        .await
+    }
+
+    /// Whether `stored` was made at a lower cost than new hashes are, or is not even Argon2id.
+    #[must_use]
+    pub fn is_outdated(&self, stored: &str) -> bool {
+        let Ok(parsed) = PasswordHash::new(stored) else { return true };
+        let Ok(params) = Params::try_from(&parsed) else { return true };
+        let now = self.argon2.params();
+        parsed.algorithm != ARGON2ID_IDENT
+            || params.m_cost() < now.m_cost()
+            || params.t_cost() < now.t_cost()
+            || params.p_cost() < now.p_cost()
+    }
+
+    /// Runs `work` on a thread of its own, or refuses it. A caller who goes away gives up a place in the queue at once; once
+    /// the work runs it keeps its permits until it is done, so that the bounds hold whoever is still interested.
+    async fn run<T: Send + 'static>(
+        &self,
+        kind: &'static str,
+        work: impl FnOnce() -> Result<T, HashError> + Send + 'static,
+    ) -> Result<T, HashError> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|error| match error {
+            TryAcquireError::NoPermits => {
+                metrics::counter!("password_hashes_refused_total").increment(1);
+                HashError::Overloaded
+            }
+            TryAcquireError::Closed => failed(error),
+        })?;
+        let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(failed)?;
+        let permits: (OwnedSemaphorePermit, OwnedSemaphorePermit) = (place, thread);
+        tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            let result = work();
+            metrics::histogram!("password_hash_duration_seconds", "kind" => kind)
+                .record(began.elapsed().as_secs_f64());
+            drop(permits);
+            result
+        })
+        .await
+        .map_err(failed)?
+    }
+}
+
+impl std::fmt::Debug for PasswordHasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PasswordHasher").field("params", self.argon2.params()).finish_non_exhaustive()
+    }
+}
+
+fn hash(argon2: &Argon2<'_>, entropy: &dyn Entropy, password: &[u8]) -> Result<String, HashError> {
+    let mut salt = [0; argon2::RECOMMENDED_SALT_LEN];
+    entropy.fill(&mut salt).map_err(failed)?;
+    argon2.hash_password_with_salt(password, &salt).map(|hash| hash.to_string()).map_err(failed)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn failed(error: impl ToString) -> HashError {
+    HashError::Failed(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::SystemEntropy;
+
+    fn hasher(cost: HashCost, threads: usize, waiting: usize) -> PasswordHasher {
+        PasswordHasher::new(cost, HashLimits { threads, waiting }, Arc::new(SystemEntropy)).unwrap()
+    }
+
+    fn password(value: &str) -> Password {
+        Password::presented(value).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_password_verifies_against_its_own_hash_and_no_other() {
+        let hasher = hasher(HashCost::LEAST, 2, 8);
+        let stored = hasher.hash(password("vjq7 x2wz")).await.unwrap();
+        assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{stored}");
+        assert!(hasher.verify(password("vjq7 x2wz"), Some(&stored)).await.unwrap());
+        assert!(!hasher.verify(password("vjq7 x2w"), Some(&stored)).await.unwrap());
+        assert_ne!(hasher.hash(password("vjq7 x2wz")).await.unwrap(), stored, "each hash has its own salt");
+    }
+
+    #[tokio::test]
+    async fn nobody_matches_the_decoy() {
+        let hasher = hasher(HashCost::LEAST, 2, 8);
+        assert!(!hasher.verify(password("vjq7 x2wz"), None).await.unwrap());
+        assert!(hasher.verify(password("x"), Some("not a hash")).await.is_err());
+    }
+
+    #[test]
+    fn a_hash_is_outdated_when_any_parameter_grew() {
+        let cheap = hasher(HashCost::LEAST, 1, 0);
+        let stored = hash(&cheap.argon2, &SystemEntropy, b"vjq7 x2wz").unwrap();
+        assert!(!cheap.is_outdated(&stored));
+        for dear in [
+            HashCost { memory_kib: 19_457, ..HashCost::LEAST },
+            HashCost { passes: 3, ..HashCost::LEAST },
+            HashCost { lanes: 2, ..HashCost::LEAST },
+        ] {
+            let dear = hasher(dear, 1, 0);
+            assert!(dear.is_outdated(&stored));
+            let new = hash(&dear.argon2, &SystemEntropy, b"vjq7 x2wz").unwrap();
+            assert!(!cheap.is_outdated(&new), "a dearer hash is never replaced by a cheaper one");
+        }
+        assert!(cheap.is_outdated(&stored.replace("argon2id", "argon2i")));
+        assert!(cheap.is_outdated("nonsense"));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_finds_neither_a_thread_nor_a_place_in_the_queue_is_refused() {
+        let hasher = Arc::new(hasher(HashCost::LEAST, 1, 2));
+        let (release, gate) = std::sync::mpsc::channel::<()>();
+        let (started, begun) = tokio::sync::oneshot::channel();
+        let running = tokio::spawn({
+            let hasher = hasher.clone();
+            async move {
+                hasher
+                    .run("test", move || {
+                        let _ = started.send(());
+                        gate.recv().map_err(failed)
+                    })
+                    .await
+            }
+        });
+        begun.await.unwrap();
+        let waiting: Vec<_> = (0..2)
+            .map(|_| {
+                let hasher = hasher.clone();
+                tokio::spawn(async move { hasher.hash(password("vjq7 x2wz")).await })
+            })
+            .collect();
+        while hasher.places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let refused = hasher.hash(password("vjq7 x2wz")).await;
+        assert!(matches!(refused, Err(HashError::Overloaded)), "{refused:?}");
+
+        waiting[0].abort();
+        while hasher.places.available_permits() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(hasher.places.available_permits(), 1, "who goes away makes room");
+        running.abort();
+        assert_eq!(hasher.threads.available_permits(), 0, "what runs keeps its thread, whoever listens");
+
+        release.send(()).unwrap();
+        let [_, second] = <[_; 2]>::try_from(waiting).unwrap();
+        assert!(second.await.unwrap().is_ok());
+    }
+}

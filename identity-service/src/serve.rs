@@ -1,0 +1,160 @@
+//! `serve`: putting the parts together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use service_core::database;
+use service_core::lifecycle::{Readiness, ReadinessHandle};
+use service_core::migrate::{SchemaError, check_schema};
+use service_core::server::{GrpcServer, Listeners};
+use service_core::telemetry;
+use service_core::token::{KeySet, TokenVerifier, VerifierConfig};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::MIGRATOR;
+use crate::accounts::Accounts;
+use crate::config::ServeConfig;
+use crate::grpc;
+use crate::hashing::PasswordHasher;
+use crate::http;
+use crate::signing::AccessTokens;
+use crate::sources::Sources;
+use crate::store;
+
+/// How this service calls itself in PostgreSQL's `pg_stat_activity`.
+pub const APPLICATION_NAME: &str = "rowlock-identity";
+
+/// How often the database is looked at, while it is there and while it is not.
+const LOOK_WHEN_READY: Duration = Duration::from_secs(2);
+const LOOK_WHEN_NOT: Duration = Duration::from_millis(250);
+/// How often rows that nobody asks for any more are removed.
+const SWEEP_EVERY: Duration = Duration::from_secs(10 * 60);
+/// How long an expired session stays for whoever looks into what happened.
+const KEEP_SESSIONS: Duration = Duration::from_secs(7 * 86_400);
+/// How long counts of failures stay. Longer than any pause.
+const KEEP_FAILURES: Duration = Duration::from_secs(7 * 86_400);
+
+/// Serves on `listeners` until `shutdown`, then finishes what is accepted. The database may be down at first: the service is ready when
+/// it is there.
+///
+/// # Errors
+/// If the keys cannot be used, or the database's schema is not the one that this program knows.
+pub async fn serve(
+    config: ServeConfig,
+    listeners: Listeners,
+    sources: Sources,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let metrics = telemetry::init(&config.telemetry)?;
+    let ring = Arc::new(config.keys.load()?);
+    tracing::info!(kid = ring.signing_kid(), "signing key loaded");
+
+    let keys = Arc::new(KeySet::new());
+    keys.replace_from_jwks(ring.jwks_json()).context("the own keys cannot be used")?;
+    let verify = VerifierConfig::new(&config.tokens.issuer, &config.tokens.audience);
+    let verifier = Arc::new(TokenVerifier::new(verify, keys, sources.clock.clone()));
+
+    let pool = database::pool(&config.database, APPLICATION_NAME).await;
+    let accounts = Arc::new(Accounts {
+        pool: pool.clone(),
+        hasher: PasswordHasher::new(config.hashing.cost, config.hashing.limits, sources.entropy.clone())?,
+        tokens: AccessTokens::new(
+            ring.clone(),
+            sources.ids.clone(),
+            config.tokens.issuer,
+            config.tokens.audience,
+            config.tokens.access_lifetime,
+        ),
+        refresh_lifetime: config.tokens.refresh_lifetime,
+        limits: config.sign_in,
+        sources: sources.clone(),
+    });
+
+    let max_message_bytes = config.server.max_message_bytes;
+    let routes = grpc::routes(accounts, ring.clone(), config.client_address, max_message_bytes);
+    let readiness = Readiness::new();
+    let database_check = readiness.register("database");
+    let server = GrpcServer {
+        config: config.server,
+        domain: grpc::DOMAIN,
+        access: grpc::ACCESS,
+        verifier,
+        ids: sources.ids.clone(),
+        descriptor_sets: vec![rowlock_proto::FILE_DESCRIPTOR_SET],
+        service_names: grpc::SERVICE_NAMES.to_vec(),
+        readiness,
+        metrics,
+    };
+    // What ends the server: the outer shutdown, or a schema that cannot be served.
+    let stop = shutdown.child_token();
+    let watch = async {
+        let watched = watch_database(&pool, &database_check, &sources, &stop).await;
+        stop.cancel();
+        watched
+    };
+    let (served, watched) = tokio::join!(server.serve(routes, http::router(ring), listeners, stop.clone()), async {
+        // A server that ends by itself ends the watch too.
+        watch.await
+    });
+    pool.close().await;
+    watched?;
+    served
+}
+
+/// Sets the readiness, and sweeps now and then. Ends with `stop`.
+///
+/// # Errors
+/// If the schema is not the one that this program knows. It is looked at until it was right once: later migrations are made so
+/// that a program from before can go on.
+async fn watch_database(
+    pool: &PgPool,
+    check: &ReadinessHandle,
+    sources: &Sources,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut known = false;
+    let mut sweep_at = tokio::time::Instant::now();
+    loop {
+        let looked = async { if known { ping(pool).await } else { check_schema(pool, &MIGRATOR).await } };
+        let Some(looked) = stop.run_until_cancelled(looked).await else { return Ok(()) };
+        let pause = match looked {
+            Ok(()) => {
+                known = true;
+                check.set_ready();
+                LOOK_WHEN_READY
+            }
+            Err(error) if known || error.is_temporary() => {
+                check.set_unready("the database cannot be reached");
+                tracing::debug!(%error, "the database cannot be reached");
+                LOOK_WHEN_NOT
+            }
+            Err(error) => {
+                check.set_unready("the schema is not the one that this program knows");
+                return Err(error.into());
+            }
+        };
+        if known && pause == LOOK_WHEN_READY && tokio::time::Instant::now() >= sweep_at {
+            sweep_at += SWEEP_EVERY;
+            if stop.run_until_cancelled(sweep(pool, sources)).await.is_none() {
+                return Ok(());
+            }
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+async fn ping(pool: &PgPool) -> Result<(), SchemaError> {
+    store::ping(pool).await.map_err(SchemaError::Database)
+}
+
+async fn sweep(pool: &PgPool, sources: &Sources) {
+    let now = sources.clock.now();
+    match store::sweep(pool, now - KEEP_SESSIONS, now - KEEP_FAILURES).await {
+        Ok(swept) => tracing::debug!(sessions = swept.sessions, failures = swept.failures, "swept"),
+        Err(error) => tracing::warn!(%error, "sweeping failed; it is tried again later"),
+    }
+}

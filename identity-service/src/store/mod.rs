@@ -1,0 +1,51 @@
+//! SQL, and nothing but SQL. A function is one statement or one small transaction, named after what it does; none decides
+//! anything that is a rule.
+
+mod failures;
+mod sessions;
+mod sweep;
+mod users;
+
+pub use failures::{FailureKey, blocked_until, count_failure};
+pub use sessions::{NewSession, begin_session};
+pub use sweep::{Swept, sweep};
+pub use users::{Credentials, create_user, credentials_by_email, replace_password_hash, reset_to_admin, user_by_id};
+
+use service_core::database::{TxError, unavailable};
+
+use crate::domain::Error;
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        if unavailable(&error) { Self::DatabaseUnavailable(error.into()) } else { Self::Internal(error.into()) }
+    }
+}
+
+impl TxError for Error {
+    fn database(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::DatabaseUnavailable(cause) | Self::Internal(cause) => cause.downcast_ref(),
+            Self::Invalid(_)
+            | Self::EmailTaken
+            | Self::CredentialsInvalid
+            | Self::TooManyAttempts { .. }
+            | Self::TokenRevoked
+            | Self::MethodUnimplemented { .. }
+            | Self::Overloaded
+            | Self::CommitUnknown => None,
+        }
+    }
+
+    fn commit_unknown() -> Self {
+        Self::CommitUnknown
+    }
+}
+
+/// Whether the database answers.
+///
+/// # Errors
+/// If it does not.
+pub async fn ping(pool: &sqlx::PgPool) -> Result<(), sqlx::Error> {
+    sqlx::query!("SELECT 1 AS one").fetch_one(pool).await?;
+    Ok(())
+}
