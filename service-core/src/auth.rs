@@ -104,3 +104,31 @@ impl Access {
 /// What every method of a server asks, by its full path such as `/rowlock.booking.v1.EventService/GetEvent`.
 /// A method that is not in the table is refused.
 pub type AccessTable = &'static [(&'static str, Access)];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_role_reads_back_from_its_word() {
+        for role in Role::ALL {
+            assert_eq!(role.as_str().parse(), Ok(role));
+        }
+        for word in ["", "Admin", "ADMIN", "root", "admin "] {
+            assert_eq!(word.parse::<Role>(), Err(UnknownRole), "{word:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_did_not_pass_the_auth_layer_has_no_principal() {
+        assert_eq!(principal(&tonic::Request::new(())), Err(NoPrincipal));
+    }
+
+    #[test]
+    fn only_the_listed_roles_are_let_through() {
+        let access = Access::AnyOf(&[Role::Admin, Role::Service]);
+        assert_eq!(Role::ALL.map(|role| access.allows(role)), [false, false, true, true]);
+        assert_eq!(Role::ALL.map(|role| Access::AnyOf(&[]).allows(role)), [false; 4]);
+        assert!(Role::ALL.into_iter().all(|role| Access::SignedIn.allows(role)));
+    }
+}

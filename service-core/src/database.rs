@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use rand::RngExt;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions, PgSeverity};
 use sqlx::{Connection, PgConnection, PgPool};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::DatabaseConfig;
 
@@ -14,6 +14,10 @@ use crate::config::DatabaseConfig;
 const MAX_TRIES: u32 = 5;
 /// The longest pause after the first failure; doubled after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// A connection that idled for longer is asked whether it still lives before it is used.
+const TRUSTED_IDLE: Duration = Duration::from_secs(15);
+/// How long a connection may take to say that it lives.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How every session of this service is opened. The timeouts are the server's, so that a replica that hangs or vanishes
 /// does not hold locks: they work without the client.
@@ -46,7 +50,26 @@ pub async fn pool(config: &DatabaseConfig, application_name: &str) -> PgPool {
         // So that connections find their way back to all replicas of a database that failed over.
         .max_lifetime(Duration::from_secs(30 * 60))
         .idle_timeout(Duration::from_secs(10 * 60))
+        // The pool's own checks wait without end for a server that went silent, and each would take a place of the pool
+        // with it. These do not; and a connection that was in use just now is not asked again before the next use.
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for > TRUSTED_IDLE {
+                    answers(connection).await?;
+                }
+                Ok(true)
+            })
+        })
+        .after_release(|connection, _| Box::pin(async move { answers(connection).await.map(|()| true) }))
         .connect_lazy_with(connect_options(config, application_name))
+}
+
+async fn answers(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    match timeout(PATIENCE, connection.ping()).await {
+        Ok(answered) => answered,
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
 }
 
 /// What [`run_tx`] needs to know of an error type.
@@ -75,6 +98,21 @@ impl TxError for sqlx::Error {
 /// begin from the same values each time. Any other error rolls back and is returned.
 ///
 /// `name` is for metrics and logs, such as `user.create`.
+///
+/// ```
+/// # async fn example(pool: sqlx::PgPool, name: String) -> Result<i64, sqlx::Error> {
+/// use service_core::database::run_tx;
+///
+/// run_tx(&pool, "thing.count", move |tx| {
+///     // Each try needs its own copy: the future borrows nothing but the transaction.
+///     let name = name.clone();
+///     Box::pin(async move {
+///         sqlx::query_scalar("SELECT count(*) FROM things WHERE name = $1").bind(name).fetch_one(tx).await
+///     })
+/// })
+/// .await
+/// # }
+/// ```
 ///
 /// # Errors
 /// What `work` returned; what the database said; [`TxError::commit_unknown`] if the connection was lost at COMMIT, which

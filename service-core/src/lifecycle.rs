@@ -182,3 +182,45 @@ impl ReadinessHandle {
         self.readiness.set(self.name, CheckState::Unready(reason.to_owned()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traffic_may_come_when_every_check_is_ready_and_until_the_shutdown() {
+        let readiness = Readiness::new();
+        let (database, keys) = (readiness.register("database"), readiness.register("keys"));
+        assert!(!readiness.all_ready());
+        database.set_ready();
+        assert!(!readiness.all_ready());
+        keys.set_ready();
+        assert!(readiness.all_ready());
+        database.set_unready("unreachable");
+        assert!(!readiness.all_ready());
+        assert_eq!(
+            readiness.snapshot().to_json(),
+            r#"{"checks":{"database":"unreachable","keys":"ready"},"draining":false,"ready":false}"#
+        );
+        database.set_ready();
+        readiness.drain();
+        assert!(!readiness.all_ready());
+    }
+
+    #[tokio::test]
+    async fn only_changes_are_told() {
+        let readiness = Readiness::new();
+        let check = readiness.register("database");
+        let mut watch = readiness.watch();
+        watch.mark_unchanged();
+        check.set_unready("starting");
+        assert!(!watch.has_changed().unwrap());
+        check.set_ready();
+        assert!(watch.has_changed().unwrap());
+        watch.mark_unchanged();
+        check.set_ready();
+        assert!(!watch.has_changed().unwrap());
+        readiness.drain();
+        assert!(watch.has_changed().unwrap());
+    }
+}

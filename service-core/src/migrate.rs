@@ -107,7 +107,11 @@ async fn migrate_once(
         // Building an index takes as long as it takes.
         ("statement_timeout", "0".to_owned()),
     ]);
-    let mut connection = PgConnection::connect_with(&options).await.map_err(SchemaError::Database)?;
+    let connecting = tokio::time::timeout(config.connect_timeout, PgConnection::connect_with(&options));
+    let mut connection = match connecting.await {
+        Ok(connected) => connected.map_err(SchemaError::Database)?,
+        Err(_) => return Err(SchemaError::Database(sqlx::Error::PoolTimedOut)),
+    };
     // Advisory locks obey lock_timeout too: a second migrator is retried like any other waiter.
     connection.lock().await.map_err(broken)?;
     connection.ensure_migrations_table(&migrator.table_name).await.map_err(broken)?;

@@ -64,3 +64,55 @@ impl PageBinding {
         checksum
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_empty_token_is_the_first_page() {
+        assert_eq!(PageBinding::new("ListEvents", &[]).decode(""), Ok(None));
+    }
+
+    #[test]
+    fn a_token_of_another_method_or_other_arguments_is_refused() {
+        let token = PageBinding::new("ListEvents", &[b"organizer", b"text"]).encode(b"cursor");
+        for other in [
+            PageBinding::new("ListUsers", &[b"organizer", b"text"]),
+            PageBinding::new("ListEvents", &[b"organizer"]),
+            PageBinding::new("ListEvents", &[b"organizert", b"ext"]),
+            PageBinding::new("ListEvents", &[b"text", b"organizer"]),
+        ] {
+            assert_eq!(other.decode(&token), Err(PageTokenInvalid));
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_too_long_is_refused() {
+        assert_eq!(PageBinding::new("ListEvents", &[]).decode(&"A".repeat(1_025)), Err(PageTokenInvalid));
+    }
+
+    proptest! {
+        #[test]
+        fn a_token_gives_its_cursor_back(cursor in prop::collection::vec(any::<u8>(), 0..=700), argument in any::<Vec<u8>>()) {
+            let binding = PageBinding::new("ListEvents", &[&argument]);
+            prop_assert_eq!(binding.decode(&binding.encode(&cursor)), Ok(Some(cursor)));
+        }
+
+        #[test]
+        fn a_token_with_any_other_letter_is_refused(cursor in any::<[u8; 24]>(), at in 0..54_usize, letter in "[A-Za-z0-9_-]") {
+            let binding = PageBinding::new("ListEvents", &[]);
+            let token = binding.encode(&cursor);
+            let mut damaged = token.clone();
+            damaged.replace_range(at..=at, &letter);
+            prop_assert_eq!(binding.decode(&damaged).is_ok(), damaged == token);
+        }
+
+        #[test]
+        fn made_up_tokens_are_refused(token in ".+") {
+            prop_assert_eq!(PageBinding::new("ListEvents", &[]).decode(&token), Err(PageTokenInvalid));
+        }
+    }
+}

@@ -167,3 +167,157 @@ pub fn proto_duration(duration: Duration) -> prost_types::Duration {
     let nanos = i32::try_from(duration.subsec_nanos()).unwrap_or_default();
     prost_types::Duration { seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), nanos }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The descriptions that `read` leaves behind.
+    fn complaints<T>(read: impl FnOnce(&mut Violations) -> T) -> (T, Vec<String>) {
+        let mut violations = Violations::default();
+        let value = read(&mut violations);
+        (value, violations.0.into_iter().map(|v| v.description).collect())
+    }
+
+    fn is_fine<T>(read: impl FnOnce(&mut Violations) -> T) -> bool {
+        complaints(read).1.is_empty()
+    }
+
+    #[test]
+    fn every_violation_is_reported_in_the_order_of_reading() {
+        let mut violations = Violations::default();
+        violations.uuid("event_id", "");
+        violations.text("title", "", 1, 200);
+        violations.int("capacity", 0, 1..=1_000_000);
+        assert!(!violations.is_empty());
+        let invalid = violations.finish().unwrap_err();
+        assert_eq!(
+            invalid.0.iter().map(|v| v.field.as_str()).collect::<Vec<_>>(),
+            ["event_id", "title", "capacity"]
+        );
+        assert_eq!(
+            invalid.to_string(),
+            "the request is invalid: event_id is required; title is required; capacity must be from 1 to 1000000"
+        );
+        assert!(Violations::default().finish().is_ok());
+    }
+
+    #[test]
+    fn only_the_hyphenated_form_of_a_uuid_is_read() {
+        let canonical = "01890a5d-ac96-774b-bcce-b302099a8057";
+        for text in [canonical, &canonical.to_uppercase()] {
+            let (id, none) = complaints(|v| v.uuid("id", text));
+            assert_eq!((id.to_string().as_str(), none.len()), (canonical, 0));
+        }
+        let simple = canonical.replace('-', "");
+        let (braced, urn) = (format!("{{{canonical}}}"), format!("urn:uuid:{canonical}"));
+        let odd = "01890a5dac-96-774b-bcce-b302099a8057";
+        for text in [simple.as_str(), &braced, &urn, odd, "x", " ", "01890a5d-ac96-774b-bcce-b302099a805ü"] {
+            assert_eq!(complaints(|v| v.uuid("id", text)).0, Uuid::nil(), "{text}");
+            assert!(!is_fine(|v| v.uuid("id", text)), "{text}");
+            assert!(!is_fine(|v| v.optional_uuid("id", text)), "{text}");
+        }
+        assert_eq!(complaints(|v| v.uuid("id", "")).1, ["is required"]);
+        assert_eq!(complaints(|v| v.optional_uuid("id", "")), (None, vec![]));
+    }
+
+    #[test]
+    fn a_text_is_measured_in_characters_and_kept_as_given() {
+        assert_eq!(complaints(|v| v.text("t", "  ä\n\tö ", 1, 7)), ("  ä\n\tö ".to_owned(), vec![]));
+        assert!(is_fine(|v| v.text("t", "äöü", 3, 3)));
+        assert!(!is_fine(|v| v.text("t", "äöü", 1, 2)));
+        assert!(!is_fine(|v| v.text("t", "äöü", 4, 9)));
+        assert!(is_fine(|v| v.text("t", "", 0, 2)));
+        assert_eq!(complaints(|v| v.text("t", " \n ", 1, 9)).1, ["is required"]);
+        for control in ['\0', '\r', '\u{1b}', '\u{7f}', '\u{85}'] {
+            assert_eq!(
+                complaints(|v| v.text("t", &format!("a{control}b"), 0, 9)).1,
+                ["must not contain control characters"]
+            );
+        }
+    }
+
+    #[test]
+    fn a_number_outside_its_range_is_refused() {
+        assert_eq!(complaints(|v| v.int("n", 7_i32, 1..=7)), (7, vec![]));
+        assert_eq!(complaints(|v| v.int("n", 8_i64, 1..=7)).1, ["must be from 1 to 7"]);
+        assert!(!is_fine(|v| v.int("n", i32::MIN, 0..=7)));
+    }
+
+    #[test]
+    fn times_that_no_calendar_has_are_refused() {
+        let stamp = |seconds, nanos| prost_types::Timestamp { seconds, nanos };
+        for good in
+            [stamp(0, 0), stamp(MIN_SECONDS, 0), stamp(MAX_SECONDS, 999_999_999), stamp(-1, 999_999_999)]
+        {
+            assert!(is_fine(|v| v.time("t", Some(&good))), "{good:?}");
+        }
+        for bad in [
+            stamp(MIN_SECONDS - 1, 0),
+            stamp(MAX_SECONDS + 1, 0),
+            stamp(i64::MIN, 0),
+            stamp(i64::MAX, 0),
+            stamp(0, -1),
+            stamp(0, 1_000_000_000),
+        ] {
+            assert_eq!(complaints(|v| v.time("t", Some(&bad))).0, None);
+            assert!(!is_fine(|v| v.time("t", Some(&bad))), "{bad:?}");
+        }
+        assert_eq!(complaints(|v| v.time("t", None)), (None, vec![]));
+    }
+
+    #[test]
+    fn a_duration_that_is_negative_or_out_of_range_is_refused() {
+        let span = |seconds, nanos| prost_types::Duration { seconds, nanos };
+        let range = Duration::from_secs(1)..=Duration::from_secs(60);
+        let read = |d: prost_types::Duration| complaints(|v| v.duration("d", Some(&d), range.clone()));
+        assert_eq!(read(span(1, 0)), (Some(Duration::from_secs(1)), vec![]));
+        assert_eq!(read(span(59, 500_000_000)).0, Some(Duration::from_millis(59_500)));
+        for bad in [
+            span(0, 999_999_999),
+            span(60, 1),
+            span(-5, 0),
+            span(5, -1),
+            span(5, 1_000_000_000),
+            span(i64::MIN, 0),
+        ] {
+            assert_eq!(read(bad), (None, vec!["must be from 1s to 60s".to_owned()]), "{bad:?}");
+        }
+        assert_eq!(complaints(|v| v.duration("d", None, range.clone())), (None, vec![]));
+    }
+
+    #[test]
+    fn a_page_has_50_rows_unless_asked_and_1000_at_most() {
+        for (asked, given) in [(0, 50), (1, 1), (1_000, 1_000), (1_001, 1_000), (i32::MAX, 1_000)] {
+            assert_eq!(complaints(|v| v.page_size(asked)), (given, vec![]));
+        }
+        assert_eq!(complaints(|v| v.page_size(-1)).1, ["must not be negative"]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_time_survives_the_wire_to_the_microsecond(seconds in MIN_SECONDS..=MAX_SECONDS, nanos in 0..1_000_000_000_i32) {
+            let sent = prost_types::Timestamp { seconds, nanos };
+            let (time, none) = complaints(|v| v.time("t", Some(&sent)));
+            prop_assert!(none.is_empty());
+            let back = timestamp(time.unwrap());
+            prop_assert_eq!((back.seconds, back.nanos), (seconds, nanos / 1_000 * 1_000));
+        }
+
+        #[test]
+        fn a_duration_survives_the_wire(seconds in 0..=u32::MAX, nanos in 0..1_000_000_000_u32) {
+            let duration = Duration::new(seconds.into(), nanos);
+            let sent = proto_duration(duration);
+            let (back, _) = complaints(|v| v.duration("d", Some(&sent), Duration::ZERO..=Duration::MAX));
+            prop_assert_eq!(back, Some(duration));
+        }
+
+        #[test]
+        fn no_text_that_is_accepted_has_a_nul(text in ".*") {
+            let (_, complaints) = complaints(|v| v.text("t", &text, 0, 10_000));
+            prop_assert_eq!(complaints.is_empty(), !text.chars().any(|c| c.is_control() && c != '\n' && c != '\t'));
+        }
+    }
+}

@@ -9,8 +9,11 @@ mod checked;
 mod environment;
 
 pub use args::{
-    DatabaseArgs, DatabaseConfig, DefaultAddresses, LogFormat, ServerArgs, ServerConfig, TelemetryArgs,
-    TelemetryConfig,
+    DatabaseArgs, DatabaseConfig, DatabaseUrlInvalid, DefaultAddresses, LogFormat, ServerArgs, ServerConfig,
+    TelemetryArgs, TelemetryConfig, UnknownLogFormat,
 };
-pub use checked::{Checked, ConfigErrors, Period, secret};
+pub use checked::{Checked, ConfigErrors, NotAPeriod, Period, secret};
 pub use environment::unknown_variables;
+
+#[cfg(test)]
+mod tests;

@@ -41,3 +41,6 @@ pub struct Claims {
     /// The version of the user's sessions when it was issued: raised to revoke all of them.
     pub sv: i64,
 }
+
+#[cfg(all(test, feature = "test-support"))]
+mod tests;

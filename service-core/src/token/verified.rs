@@ -58,7 +58,7 @@ impl VerifiedTokens {
         shard.insert(digest, Entry { generation, verified });
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, feature = "test-support"))]
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.read().unwrap_or_else(PoisonError::into_inner).len()).sum()
     }

@@ -134,6 +134,11 @@ impl TokenVerifier {
         Ok(verified.principal)
     }
 
+    #[cfg(all(test, feature = "test-support"))]
+    pub(super) fn remembered(&self) -> usize {
+        self.remembered.len()
+    }
+
     fn check(&self, token: &str, now: OffsetDateTime) -> Result<Verified, TokenError> {
         let claims = self.signed_claims(token)?;
         self.in_time(&claims, now)?;

@@ -5,7 +5,8 @@ pub(crate) static FIRST: Migrator = sqlx::migrate!("tests/core_it/migrations/fir
 
 #[tokio::test]
 async fn every_test_gets_a_database_of_its_own_with_the_schema() {
-    let (one, two) = (TestCluster::database("core", &FIRST).await, TestCluster::database("core", &FIRST).await);
+    let (one, two) =
+        (TestCluster::database("core", &FIRST).await, TestCluster::database("core", &FIRST).await);
     assert_ne!(one.name, two.name);
     let pool = one.pool(2);
     sqlx::query("DELETE FROM things").execute(&pool).await.unwrap();
