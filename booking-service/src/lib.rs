@@ -1,3 +1,6 @@
 //! booking.
 pub mod domain;
+pub mod grpc;
+pub mod seating;
+pub mod simulate;
 pub mod store;

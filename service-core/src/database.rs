@@ -141,7 +141,9 @@ where
         tracing::debug!(tx = name, tries, %code, "transaction is tried again");
         metrics::counter!("db_transaction_retries_total", "tx" => name).increment(1);
         let longest = FIRST_PAUSE * (1 << tries);
-        sleep(rand::rng().random_range(Duration::ZERO..=longest)).await;
+        // Bound first: the generator is not `Send` and must not live across the await.
+        let pause = rand::rng().random_range(Duration::ZERO..=longest);
+        sleep(pause).await;
         tries += 1;
     };
     let outcome = if result.is_ok() { "committed" } else { "failed" };

@@ -1,6 +1,6 @@
 //! The change log: what happened, in order, gapless per event.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
@@ -82,30 +82,33 @@ pub fn rfc3339(time: OffsetDateTime) -> Value {
 
 /// What the log says of a registration: enough to rebuild its row.
 pub fn registration_details(registration: &Registration) -> Value {
-    let mut details = json!({ "seats": registration.seats });
+    let mut details = Map::new();
+    details.insert("seats".to_owned(), registration.seats.into());
     if let Some(expires) = registration.hold_expire_time {
-        details["hold_expire_time"] = rfc3339(expires);
+        details.insert("hold_expire_time".to_owned(), rfc3339(expires));
     }
     if let Some(entry_id) = registration.waitlist_entry_id {
-        details["waitlist_entry_id"] = json!(entry_id.to_string());
+        details.insert("waitlist_entry_id".to_owned(), entry_id.to_string().into());
     }
     if !registration.labels.is_empty() {
-        details["labels"] = json!(registration.labels);
+        details.insert("labels".to_owned(), json!(registration.labels));
     }
-    details
+    Value::Object(details)
 }
 
 /// What the log says of a queue entry: enough to rebuild its row.
 pub fn entry_details(entry: &Entry) -> Value {
-    let mut details = json!({ "seats": entry.seats, "position": entry.position });
+    let mut details = Map::new();
+    details.insert("seats".to_owned(), entry.seats.into());
+    details.insert("position".to_owned(), entry.position.into());
     if let Some(expires) = entry.offer_expire_time {
-        details["offer_expire_time"] = rfc3339(expires);
+        details.insert("offer_expire_time".to_owned(), rfc3339(expires));
     }
     if let Some(registration_id) = entry.registration_id {
-        details["registration_id"] = json!(registration_id.to_string());
+        details.insert("registration_id".to_owned(), registration_id.to_string().into());
     }
     if !entry.labels.is_empty() {
-        details["labels"] = json!(entry.labels);
+        details.insert("labels".to_owned(), json!(entry.labels));
     }
-    details
+    Value::Object(details)
 }

@@ -171,10 +171,6 @@ pub struct Join {
 
 /// New values for some of an event's fields; `None` leaves a field as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(
-    clippy::option_option,
-    reason = "the outer says whether the field changes, the inner whether it is set"
-)]
 pub struct EventPatch {
     /// The revision that the caller has read, if that matters.
     pub etag: Option<String>,

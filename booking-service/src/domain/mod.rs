@@ -12,6 +12,7 @@ pub mod queue;
 pub mod refusal;
 pub mod registration;
 pub mod schedule;
+pub mod stats;
 pub mod verify;
 pub mod waitlist;
 mod word;

@@ -8,6 +8,8 @@ pub mod events;
 pub mod registrations;
 mod rows;
 pub mod seating;
+pub mod simulations;
+pub mod stats;
 pub mod verify;
 pub mod waitlist;
 

@@ -13,12 +13,12 @@ use super::super::schedule;
 use super::{Outcome, Table, Verdict};
 
 impl Table<'_> {
-    pub(super) fn update_event(&mut self, actor: Actor, before: Event, patch: &EventPatch) -> Verdict {
-        authority::require_runs(actor, &before)?;
-        check_etag(&before, patch.etag.as_deref())?;
-        self.check_alive(&before)?;
+    pub(super) fn update_event(&mut self, actor: Actor, before: &Event, patch: &EventPatch) -> Verdict {
+        authority::require_runs(actor, before)?;
+        check_etag(before, patch.etag.as_deref())?;
+        self.check_alive(before)?;
         let mut event = before.clone();
-        let mut text = self.text(&before)?;
+        let mut text = self.text(before)?;
         let changed = apply(patch, &mut event, &mut text);
         let mut violations = Violations::default();
         schedule::check(&event, event.start_time != before.start_time, self.facts.now, &mut violations);
@@ -101,9 +101,10 @@ impl Table<'_> {
             return Err(Refusal::NotADraft { event_id: event.id });
         }
         self.log(actor, event.id, ChangeAction::EventDeleted, event.id, None, json!({}));
+        let deleted = self.event_outcome(actor, event.id)?;
         self.facts.events.remove(&event.id);
         self.deleted_events.push(event.id);
-        Ok(Outcome::Deleted)
+        Ok(deleted)
     }
 
     /// Whether the organizer can still change the event.

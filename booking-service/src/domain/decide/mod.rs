@@ -26,6 +26,10 @@ use super::waitlist::{Entry, EntryState};
 
 /// What a command came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large variant is the common one; boxing it costs every command"
+)]
 pub enum Outcome {
     /// A registration, as it stands now.
     Registration(Registration),
@@ -45,10 +49,8 @@ pub enum Outcome {
         /// Whether it was before.
         already: bool,
     },
-    /// The event, as it stands now.
+    /// The event, as it stands now; a deleted draft, as it stood.
     Event(Box<EventRecord>),
-    /// The draft is gone.
-    Deleted,
     /// There was nothing to do (an expiry that somebody else carried out, or whose time has not come).
     Unchanged,
 }
@@ -150,7 +152,7 @@ impl<'a> Table<'a> {
             Action::DeclineOffer { entry_id } => self.decline_offer(actor, &event, *entry_id),
             Action::ExpireHold { registration_id } => Ok(self.expire_hold(&event, *registration_id)),
             Action::ExpireOffer { entry_id } => Ok(self.expire_offer(&event, *entry_id)),
-            Action::Update(patch) => self.update_event(actor, event, patch),
+            Action::Update(patch) => self.update_event(actor, &event, patch),
             Action::Publish { etag } => self.publish_event(actor, event, etag.as_deref()),
             Action::CancelEvent { reason, etag } => self.cancel_event(actor, event, reason, etag.as_deref()),
             Action::DeleteEvent { etag } => self.delete_event(actor, &event, etag.as_deref()),

@@ -58,15 +58,15 @@ impl Table<'_> {
                 format!("must be at most {} for this event", event.max_seats_per_registration),
             ));
         }
-        if let Some(&registration_id) = self.facts.registered.get(&(event.id, user_id)) {
-            if self.expire_hold(event, registration_id) == Outcome::Unchanged {
-                return Err(Refusal::AlreadyRegistered { event_id: event.id, user_id, registration_id });
-            }
+        if let Some(&registration_id) = self.facts.registered.get(&(event.id, user_id))
+            && self.expire_hold(event, registration_id) == Outcome::Unchanged
+        {
+            return Err(Refusal::AlreadyRegistered { event_id: event.id, user_id, registration_id });
         }
-        if let Some(&entry_id) = self.facts.queued.get(&(event.id, user_id)) {
-            if self.expire_offer(event, entry_id) == Outcome::Unchanged {
-                return Err(Refusal::AlreadyWaitlisted { event_id: event.id, user_id, entry_id });
-            }
+        if let Some(&entry_id) = self.facts.queued.get(&(event.id, user_id))
+            && self.expire_offer(event, entry_id) == Outcome::Unchanged
+        {
+            return Err(Refusal::AlreadyWaitlisted { event_id: event.id, user_id, entry_id });
         }
         Ok(())
     }

@@ -1,0 +1,101 @@
+//! What clients call. Each handler reads: validate → command or query → convert. No rule and no SQL lives here.
+
+pub mod access;
+mod audit_service;
+mod change_service;
+mod convert;
+mod error;
+mod event_request;
+mod event_service;
+mod list_request;
+mod registration_service;
+mod simulation_service;
+mod waitlist_service;
+
+use std::sync::Arc;
+
+use rowlock_proto::booking::v1 as pb;
+use service_core::auth::{Principal, Role, principal};
+use service_core::ids::IdSource;
+use sqlx::PgPool;
+use tokio::time::Instant;
+use tonic::service::Routes;
+
+use crate::domain::command::{Action, Actor, ActorRole, Command};
+use crate::domain::decide::Outcome;
+use crate::seating::Seating;
+use crate::simulate::Simulator;
+
+pub use error::{CallError, DOMAIN};
+
+/// What the handlers work with.
+pub struct Booking {
+    /// Where commands go.
+    pub seating: Arc<Seating>,
+    /// For everything that takes no seat: a rush cannot starve it.
+    pub pool: PgPool,
+    /// Makes ids of new events.
+    pub ids: Arc<dyn IdSource>,
+    /// Runs rehearsals, one at a time.
+    pub simulator: Simulator,
+}
+
+impl Booking {
+    /// Gives a command to its event's shard.
+    async fn submit(
+        &self,
+        actor: Actor,
+        event_id: uuid::Uuid,
+        action: Action,
+        deadline: Instant,
+    ) -> Result<Outcome, CallError> {
+        Ok(self.seating.submit(Command { event_id, actor, action }, deadline).await?)
+    }
+}
+
+/// All services of the package, with their size limit.
+pub fn routes(booking: &Arc<Booking>, max_message_bytes: usize) -> Routes {
+    use pb::audit_service_server::AuditServiceServer;
+    use pb::change_service_server::ChangeServiceServer;
+    use pb::event_service_server::EventServiceServer;
+    use pb::registration_service_server::RegistrationServiceServer;
+    use pb::simulation_service_server::SimulationServiceServer;
+    use pb::waitlist_service_server::WaitlistServiceServer;
+
+    macro_rules! limited {
+        ($server:ident, $handlers:expr) => {
+            $server::new($handlers).max_decoding_message_size(max_message_bytes)
+        };
+    }
+    Routes::new(limited!(EventServiceServer, event_service::Events(Arc::clone(booking))))
+        .add_service(limited!(
+            RegistrationServiceServer,
+            registration_service::Registrations(Arc::clone(booking))
+        ))
+        .add_service(limited!(WaitlistServiceServer, waitlist_service::Waitlists(Arc::clone(booking))))
+        .add_service(limited!(AuditServiceServer, audit_service::Audits))
+        .add_service(limited!(ChangeServiceServer, change_service::Changes))
+        .add_service(limited!(SimulationServiceServer, simulation_service::Simulations(Arc::clone(booking))))
+}
+
+/// The services' full names, for health checks.
+pub const SERVICE_NAMES: [&str; 6] = [
+    "rowlock.booking.v1.EventService",
+    "rowlock.booking.v1.RegistrationService",
+    "rowlock.booking.v1.WaitlistService",
+    "rowlock.booking.v1.AuditService",
+    "rowlock.booking.v1.ChangeService",
+    "rowlock.booking.v1.SimulationService",
+];
+
+/// Who calls, as the rules know them.
+fn actor<T>(request: &tonic::Request<T>) -> Result<Actor, CallError> {
+    let Principal { user_id, role, .. } = principal(request)?;
+    let role = match role {
+        Role::Attendee => ActorRole::Attendee,
+        Role::Organizer => ActorRole::Organizer,
+        Role::Admin => ActorRole::Admin,
+        Role::Service => ActorRole::Service,
+    };
+    Ok(Actor { id: *user_id, role })
+}

@@ -1,0 +1,143 @@
+//! One batch, one transaction.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use service_core::ids::IdSource;
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+use super::session::{Session, Setback, within};
+use crate::domain::command::Command;
+use crate::domain::decide::{Outcome, Verdict, decide};
+use crate::domain::effects::{Effects, Ending};
+use crate::store::StoreError;
+use crate::store::seating::{
+    Mark, load_facts, lock_events, lock_events_that_are_free, was_committed, write_effects,
+};
+
+/// What became of a batch.
+pub(super) enum Attempt {
+    /// It is over: a verdict for each command, or `None` for those whose event somebody else holds.
+    Done(Vec<Option<Verdict>>),
+    /// The session broke at COMMIT. The verdicts are true if, and only if, the mark is found.
+    Unknown(Vec<Option<Verdict>>, Mark),
+}
+
+/// Runs the commands as one transaction. `busy` names events whose lock is not to be waited for; those that were free
+/// after all are taken out of it.
+///
+/// # Errors
+/// Nothing was committed; see [`Setback`].
+pub(super) async fn attempt(
+    session: &mut Session,
+    commands: &[&Command],
+    busy: &mut HashSet<Uuid>,
+    ids: &dyn IdSource,
+) -> Result<Attempt, Setback> {
+    let patience = session.patience();
+    let connection = session.connection().await?;
+    let mut tx = within(patience, async { Ok(connection.begin().await?) }).await?;
+    let (mut verdicts, effects, written) = match apply(&mut tx, patience, commands, busy, ids).await {
+        Ok(applied) => applied,
+        Err(setback) => {
+            // At once, not when the session is used next: until then it would hold the locks.
+            if !setback.lost_session() {
+                within(patience, async { Ok(tx.rollback().await?) }).await?;
+            }
+            return Err(setback);
+        }
+    };
+    let Some((mark, last_versions)) = written else {
+        // Nothing but refusals and repetitions, and they are true: the lock was held when they were decided. A commit
+        // would only cost a flush.
+        within(patience, async { Ok(tx.rollback().await?) }).await?;
+        return Ok(Attempt::Done(verdicts));
+    };
+    complete_endings(&mut verdicts, &effects.endings, &last_versions);
+    // From here on an error does not say what happened: the server may have committed before the answer was lost.
+    match within(patience, async { Ok(tx.commit().await?) }).await {
+        Ok(()) => Ok(Attempt::Done(verdicts)),
+        Err(setback) => {
+            tracing::warn!(?setback, "no answer to COMMIT");
+            Ok(Attempt::Unknown(verdicts, mark))
+        }
+    }
+}
+
+type Applied = (Vec<Option<Verdict>>, Effects, Option<(Mark, Vec<i64>)>);
+
+/// Lock, load, decide, write.
+async fn apply(
+    tx: &mut PgConnection,
+    patience: Duration,
+    commands: &[&Command],
+    busy: &mut HashSet<Uuid>,
+    ids: &dyn IdSource,
+) -> Result<Applied, Setback> {
+    let (shy, free): (Vec<Uuid>, Vec<Uuid>) =
+        event_ids(commands).into_iter().partition(|id| busy.contains(id));
+    let mut events = within(patience, lock_events(tx, &free)).await?;
+    if !shy.is_empty() {
+        let locked = within(patience, lock_events_that_are_free(tx, &shy)).await?;
+        busy.retain(|id| !shy.contains(id) || locked.busy.contains(id));
+        events.extend(locked.events);
+    }
+    let applies = |command: &Command| !busy.contains(&command.event_id);
+
+    let applied = commands.iter().copied().filter(|command| applies(command));
+    let facts = within(patience, load_facts(tx, events, applied.clone())).await?;
+    let decision = decide(facts, applied, ids);
+    let written = within(patience, write_effects(tx, &decision.effects)).await?;
+
+    let mut decided = decision.verdicts.into_iter();
+    let verdicts =
+        commands.iter().map(|command| if applies(command) { decided.next() } else { None }).collect();
+    Ok((verdicts, decision.effects, written))
+}
+
+/// The events of these commands, each once, in the order in which everybody locks them.
+fn event_ids(commands: &[&Command]) -> Vec<Uuid> {
+    let mut ids: Vec<Uuid> = commands.iter().map(|command| command.event_id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+/// Finds out whether a batch whose COMMIT went unanswered took effect.
+///
+/// # Errors
+/// It could not be found out now; see [`Setback`].
+pub(super) async fn find_out(
+    session: &mut Session,
+    commands: &[&Command],
+    mark: Mark,
+) -> Result<bool, Setback> {
+    let patience = session.patience();
+    let ids = event_ids(commands);
+    let connection = session.connection().await?;
+    within(patience, async {
+        let mut tx = connection.begin().await?;
+        // The lost transaction holds these locks until it has ended: without waiting for them, a COMMIT that is
+        // still under way would be taken for one that never was.
+        lock_events(&mut tx, &ids).await?;
+        let committed = was_committed(&mut tx, mark).await?;
+        tx.rollback().await?;
+        Ok::<bool, StoreError>(committed)
+    })
+    .await
+}
+
+/// Puts the versions that a cancelled event's end was logged under into its answer.
+fn complete_endings(verdicts: &mut [Option<Verdict>], endings: &[Ending], last_versions: &[i64]) {
+    for (ending, &version) in endings.iter().zip(last_versions) {
+        for verdict in verdicts.iter_mut().flatten() {
+            if let Ok(Outcome::Event(record)) = verdict
+                && record.event.id == ending.event_id
+                && record.event.version == ending.after_version
+            {
+                record.event.version = version;
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The database session of a shard: opened when needed, given up when it does not answer.
+
+use std::future::Future;
+use std::time::Duration;
+
+use service_core::database::{retryable, unavailable};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgConnection};
+use tokio::time::timeout;
+
+use super::SeatingConfig;
+use crate::store::StoreError;
+use crate::store::seating::session_options;
+
+/// The longest that opening a session may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// What the server is given beyond its own `statement_timeout` before the session is taken for dead.
+const ANSWER_GRACE: Duration = Duration::from_secs(2);
+
+/// A statement was prepared for a table that a migration has changed since, or on a session that a pooler has swapped.
+const STALE_SESSION: [&str; 2] = ["0A000", "26000"];
+/// SQLSTATE class 53: no disk, no memory, no connections left.
+const OUT_OF_RESOURCES: &str = "53";
+/// SQLSTATE class 58: an error of the system below PostgreSQL.
+const SYSTEM_ERROR: &str = "58";
+
+/// Why a step of a batch did not succeed.
+#[derive(Debug)]
+pub(super) enum Setback {
+    /// Another session holds an event's lock.
+    Busy,
+    /// It goes away by itself: a deadlock, a failover, a lost session. Nothing was committed.
+    Passing {
+        /// The SQLSTATE or what stands in for it, for metrics.
+        code: String,
+        /// Whether the session is of no use any more.
+        lost: bool,
+    },
+    /// It does not go away: one of the commands meets with something that no rule foresaw.
+    Unforeseen(StoreError),
+}
+
+impl Setback {
+    /// Whether the session is of no use any more.
+    pub(super) fn lost_session(&self) -> bool {
+        matches!(self, Self::Passing { lost: true, .. })
+    }
+}
+
+impl From<StoreError> for Setback {
+    fn from(error: StoreError) -> Self {
+        let StoreError::Database(cause) = &error else { return Self::Unforeseen(error) };
+        let code = cause.as_database_error().and_then(sqlx::error::DatabaseError::code).unwrap_or_default();
+        if code == "55P03" {
+            Self::Busy
+        } else if STALE_SESSION.contains(&code.as_ref()) {
+            Self::Passing { code: code.into_owned(), lost: true }
+        } else if code.starts_with(OUT_OF_RESOURCES) || code.starts_with(SYSTEM_ERROR) {
+            Self::Passing { code: code.into_owned(), lost: false }
+        } else if unavailable(cause) {
+            let code = if code.is_empty() { "connection".to_owned() } else { code.into_owned() };
+            Self::Passing { code, lost: true }
+        } else if retryable(cause) {
+            Self::Passing { code: code.into_owned(), lost: false }
+        } else {
+            Self::Unforeseen(error)
+        }
+    }
+}
+
+/// A session that opens itself.
+pub(super) struct Session {
+    options: PgConnectOptions,
+    statement_timeout: Duration,
+    connection: Option<PgConnection>,
+}
+
+impl Session {
+    pub(super) fn new(database: PgConnectOptions, config: &SeatingConfig) -> Self {
+        let statement_timeout = ("statement_timeout", format!("{}ms", config.statement_timeout.as_millis()));
+        let options = session_options(config.lock_timeout).into_iter().chain([statement_timeout]);
+        Self {
+            options: database.options(options),
+            statement_timeout: config.statement_timeout,
+            connection: None,
+        }
+    }
+
+    /// The open session.
+    pub(super) async fn connection(&mut self) -> Result<&mut PgConnection, Setback> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => match timeout(CONNECT_TIMEOUT, self.options.connect()).await {
+                Ok(Ok(connection)) => connection,
+                // Whatever kept us from connecting, no command is at fault.
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "cannot open a database session");
+                    return Err(Setback::Passing { code: "connect".to_owned(), lost: true });
+                }
+                Err(_) => return Err(Setback::Passing { code: "connect_timeout".to_owned(), lost: true }),
+            },
+        };
+        Ok(self.connection.insert(connection))
+    }
+
+    /// Gives the session up. The server rolls back whatever it was doing.
+    pub(super) fn discard(&mut self) {
+        self.connection = None;
+    }
+
+    /// How long a statement may go unanswered.
+    pub(super) fn patience(&self) -> Duration {
+        self.statement_timeout + ANSWER_GRACE
+    }
+}
+
+/// Waits for one step, but not for ever: a network that swallows packets gives no error.
+pub(super) async fn within<T>(
+    patience: Duration,
+    step: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, Setback> {
+    match timeout(patience, step).await {
+        Ok(result) => result.map_err(Setback::from),
+        Err(_) => Err(Setback::Passing { code: "no_answer".to_owned(), lost: true }),
+    }
+}

@@ -1,0 +1,396 @@
+//! Random sequences of commands that are worth playing: most of them can succeed, many of them collide.
+//!
+//! A step is read from one random number against the model as it stands at that moment, so that it can name what is
+//! there: "cancel one of the holds" instead of "cancel 8f3a…". Numbers shrink towards 0 and lists towards short ones, so
+//! a failure shrinks to a short story.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use booking_service::domain::command::{
+    Action, Actor, ActorRole, Command, EventPatch, Join, Register, RequestKey, WhenFull,
+};
+use booking_service::domain::event::{Event, EventState, EventText, QueueDiscipline, WaitlistPolicy};
+use booking_service::domain::registration::{Labels, RegistrationState};
+use booking_service::domain::waitlist::EntryState;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::model::Model;
+use crate::snapshot::{Answer, Snapshot};
+use crate::world::{self, ADMIN, NOON, NOTHING, OWNER, RIVAL, SERVICE, attendee, seconds};
+
+/// How busy it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bustle {
+    /// Attendees.
+    pub(crate) people: u32,
+    /// At most so many events.
+    pub(crate) events: u64,
+    /// At most so many seats at each.
+    pub(crate) seats: u64,
+    /// Whether everybody asks for seats of the first event before anything else happens.
+    pub(crate) rush: bool,
+}
+
+/// One step of a story.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    /// The clock moves on to this time.
+    Wait(OffsetDateTime),
+    /// Somebody does something; things have the names of [`crate::snapshot`].
+    Do(Command),
+}
+
+/// A sequence, and what the model made of it.
+pub(crate) struct Story {
+    pub(crate) events: Vec<(Event, EventText)>,
+    pub(crate) steps: Vec<Step>,
+    /// One per command.
+    pub(crate) answers: Vec<Answer>,
+    pub(crate) ending: Snapshot,
+}
+
+impl Story {
+    pub(crate) fn new(bustle: Bustle, setting: u64, numbers: &[u64]) -> Self {
+        let events = events(bustle, Dice(setting));
+        let mut teller = Teller {
+            bustle,
+            model: Model::new(events.clone()),
+            event_ids: events.iter().map(|(event, _)| event.id).collect(),
+            steps: Vec::new(),
+            answers: Vec::new(),
+        };
+        if bustle.rush {
+            for n in 0..bustle.people {
+                let mut dice = Dice(setting.rotate_left(n).wrapping_mul(31));
+                let event = teller.model.event(teller.event_ids[0]).expect("there is one event");
+                let largest = u64::try_from(event.max_seats_per_registration).expect("positive");
+                let action = Action::Register(Register {
+                    user_id: world::user(n),
+                    seats: dice.small(largest) + 1,
+                    when_full: WhenFull::JoinWaitlist,
+                    hold: None,
+                    labels: Labels::new(),
+                    request: None,
+                });
+                teller.perform(Command { event_id: event.id, actor: attendee(n), action });
+            }
+        }
+        numbers.iter().for_each(|&number| teller.go_on(Dice(number)));
+        let Teller { model, steps, answers, .. } = teller;
+        Self { events, steps, answers, ending: model.snapshot() }
+    }
+
+    /// The story in words, for whoever has to find out why it ended badly.
+    pub(crate) fn read(&self) -> String {
+        let mut lines: Vec<String> = self.events.iter().map(|(event, _)| format!("{event:?}")).collect();
+        let mut answers = self.answers.iter();
+        for step in &self.steps {
+            lines.push(match step {
+                Step::Wait(time) => format!("at {time}"),
+                Step::Do(command) => format!("{command:?}\n    model: {:?}", answers.next()),
+            });
+        }
+        // The ids of the tests are small numbers.
+        lines.join("\n").replace("00000000-0000-0000-0000-000000", "#")
+    }
+}
+
+/// A random number, consumed digit by digit; 0 when it is used up.
+struct Dice(u64);
+
+impl Dice {
+    /// 0 … sides − 1.
+    fn roll(&mut self, sides: u64) -> u64 {
+        let rolled = self.0 % sides;
+        self.0 /= sides;
+        rolled
+    }
+
+    fn small(&mut self, sides: u64) -> i32 {
+        i32::try_from(self.roll(sides)).expect("few sides")
+    }
+
+    /// True once in `n` times, and not when the number is used up.
+    fn once_in(&mut self, n: u64) -> bool {
+        self.roll(n) == n - 1
+    }
+
+    fn one_of<T: Clone>(&mut self, things: &[T]) -> T {
+        let n = self.roll(u64::try_from(things.len()).expect("few"));
+        things[usize::try_from(n).expect("few")].clone()
+    }
+}
+
+fn events(bustle: Bustle, mut dice: Dice) -> Vec<(Event, EventText)> {
+    let count = if bustle.events == 1 { 0 } else { dice.roll(bustle.events) } + 1;
+    (0..u32::try_from(count).expect("few"))
+        .map(|n| {
+            let capacity = dice.small(bustle.seats) + 1;
+            let start_time = NOON + seconds(60 + 60 * dice.roll(4));
+            let event = Event {
+                organizer_id: if dice.once_in(3) { RIVAL.id } else { OWNER.id },
+                state: if !bustle.rush && dice.once_in(5) { EventState::Draft } else { EventState::Published },
+                waitlist_policy: dice.one_of(&[WaitlistPolicy::Promote, WaitlistPolicy::Offer]),
+                queue_discipline: dice.one_of(&[QueueDiscipline::Strict, QueueDiscipline::SkipAhead]),
+                max_seats_per_registration: (dice.small(4) + 1).min(capacity),
+                offer_ttl: seconds(1 + dice.roll(40)),
+                start_time,
+                end_time: start_time + seconds(30 + 30 * dice.roll(4)),
+                registration_open_time: (!bustle.rush && dice.once_in(6)).then(|| NOON + seconds(10)),
+                registration_close_time: dice.once_in(3).then(|| start_time + seconds(30)),
+                ..world::event(n, capacity)
+            };
+            (event, world::text())
+        })
+        .collect()
+}
+
+struct Teller {
+    bustle: Bustle,
+    model: Model,
+    event_ids: Vec<Uuid>,
+    steps: Vec<Step>,
+    answers: Vec<Answer>,
+}
+
+impl Teller {
+    fn perform(&mut self, command: Command) {
+        self.answers.push(self.model.perform(&command));
+        self.steps.push(Step::Do(command));
+    }
+
+    fn go_on(&mut self, mut dice: Dice) {
+        use EntryState::{Offered, Waiting};
+        use RegistrationState::{Confirmed, Held};
+        let command = match dice.roll(100) {
+            0..27 => self.register(dice),
+            27..34 => self.join(dice),
+            34..40 => self.with_registration(dice, &[Held], |id| Action::Confirm { registration_id: id }),
+            40..53 => self.with_registration(dice, &[Confirmed, Held], |id| Action::CancelRegistration {
+                registration_id: id,
+            }),
+            53..58 => self.with_registration(dice, &[Confirmed], |id| Action::CheckIn { registration_id: id }),
+            58..65 => self.with_entry(dice, &[Waiting], |id| Action::Leave { entry_id: id }),
+            65..71 => self.with_entry(dice, &[Offered], |id| Action::AcceptOffer { entry_id: id }),
+            71..76 => self.with_entry(dice, &[Offered], |id| Action::DeclineOffer { entry_id: id }),
+            76..79 => {
+                let command =
+                    self.with_registration(dice, &[Held], |id| Action::ExpireHold { registration_id: id });
+                Command { actor: Actor::SYSTEM, ..command }
+            }
+            79..82 => {
+                let command = self.with_entry(dice, &[Offered], |id| Action::ExpireOffer { entry_id: id });
+                Command { actor: Actor::SYSTEM, ..command }
+            }
+            82..88 => self.update(dice),
+            88..90 => self.with_event(dice, |etag, _| Action::Publish { etag }),
+            90 if dice.once_in(2) => self.with_event(dice, |etag, n| Action::CancelEvent {
+                reason: format!("reason {n}"),
+                etag,
+            }),
+            90..92 => self.with_event(dice, |etag, _| Action::DeleteEvent { etag }),
+            92..95 => return self.wait(dice),
+            _ => {
+                let said = |step: &Step| match step {
+                    Step::Do(command) => Some(command.clone()),
+                    Step::Wait(_) => None,
+                };
+                let lately: Vec<Command> = self.steps.iter().rev().filter_map(said).take(12).collect();
+                if lately.is_empty() {
+                    return;
+                }
+                dice.one_of(&lately)
+            }
+        };
+        self.perform(command);
+    }
+
+    /// The clock moves a little, or to the moment when something lapses, opens, closes, begins or ends, or to just before.
+    fn wait(&mut self, mut dice: Dice) {
+        let now = self.model.now;
+        let holds = self.model.registrations.iter().filter_map(|row| row.hold_expire_time);
+        let offers = self.model.entries.iter().filter_map(|row| row.offer_expire_time);
+        let events = self.model.events().into_iter().flat_map(|event| {
+            let window = [event.registration_open_time, event.registration_close_time];
+            [Some(event.start_time), Some(event.end_time)].into_iter().chain(window).flatten()
+        });
+        let next = holds.chain(offers).chain(events).filter(|&time| time > now).min();
+        let to = match (dice.roll(4), next) {
+            (0, _) | (_, None) => now + seconds(1 + dice.roll(15)),
+            (1, Some(next)) => (next - Duration::from_micros(1)).max(now),
+            (_, Some(next)) => next,
+        };
+        self.model.now = to;
+        self.steps.push(Step::Wait(to));
+    }
+
+    fn person(&self, dice: &mut Dice) -> Actor {
+        match u32::try_from(dice.roll(u64::from(self.bustle.people) + 2)).expect("few") {
+            n if n < self.bustle.people => attendee(n),
+            n if n == self.bustle.people => OWNER,
+            _ => RIVAL,
+        }
+    }
+
+    /// Mostly the user, sometimes those who may act for others, sometimes those who may not.
+    fn actor_for(&self, dice: &mut Dice, user: Actor, event_id: Uuid) -> Actor {
+        match dice.roll(8) {
+            0..5 => user,
+            5 => self.owner(event_id),
+            6 => dice.one_of(&[ADMIN, SERVICE]),
+            _ => self.stranger(dice, event_id),
+        }
+    }
+
+    fn owner(&self, event_id: Uuid) -> Actor {
+        let id = self.model.event(event_id).map_or(OWNER.id, |event| event.organizer_id);
+        Actor { id, role: ActorRole::Organizer }
+    }
+
+    /// Anybody, the organizer of other events, or who once was this one's organizer.
+    fn stranger(&self, dice: &mut Dice, event_id: Uuid) -> Actor {
+        match dice.roll(3) {
+            0 => self.person(dice),
+            1 => RIVAL,
+            _ => Actor { role: ActorRole::Attendee, ..self.owner(event_id) },
+        }
+    }
+
+    /// Mostly one of the events, the first most often.
+    fn some_event(&self, dice: &mut Dice) -> Uuid {
+        if dice.once_in(40) {
+            NOTHING
+        } else if dice.roll(2) == 0 {
+            self.event_ids[0]
+        } else {
+            dice.one_of(&self.event_ids)
+        }
+    }
+
+    fn register(&self, mut dice: Dice) -> Command {
+        let user = self.person(&mut dice);
+        let event_id = self.some_event(&mut dice);
+        let actor = self.actor_for(&mut dice, user, event_id);
+        let seats = dice.small(4) + 1;
+        let when_full = dice.one_of(&[WhenFull::JoinWaitlist, WhenFull::JoinWaitlist, WhenFull::Reject]);
+        let hold = dice.once_in(3).then(|| seconds(1 + dice.roll(40)));
+        let labels = dice.once_in(6).then(|| ("seat".to_owned(), "aisle".to_owned()));
+        let request = request_key(&mut dice, actor, (user.id, seats, when_full == WhenFull::Reject, hold, &labels));
+        let labels = labels.into_iter().collect();
+        let ask = Register { user_id: user.id, seats, when_full, hold, labels, request };
+        Command { event_id, actor, action: Action::Register(ask) }
+    }
+
+    fn join(&self, mut dice: Dice) -> Command {
+        let user = self.person(&mut dice);
+        let event_id = self.some_event(&mut dice);
+        let actor = self.actor_for(&mut dice, user, event_id);
+        let seats = dice.small(4) + 1;
+        let labels = dice.once_in(4).then(|| ("seat".to_owned(), "window".to_owned()));
+        let request = request_key(&mut dice, actor, ("join", user.id, seats, &labels));
+        let labels = labels.into_iter().collect();
+        Command { event_id, actor, action: Action::Join(Join { user_id: user.id, seats, labels, request }) }
+    }
+
+    fn with_registration(
+        &self,
+        mut dice: Dice,
+        likely: &[RegistrationState],
+        action: impl Fn(Uuid) -> Action,
+    ) -> Command {
+        let rows: Vec<_> = self.model.registrations.iter().collect();
+        let liked: Vec<_> = rows.iter().filter(|row| likely.contains(&row.state)).copied().collect();
+        let rows = if liked.is_empty() || dice.once_in(6) { rows } else { liked };
+        let found = (!rows.is_empty()).then(|| dice.one_of(&rows));
+        let named = found.map(|row| (row.event_id, row.user_id, row.id));
+        self.with_thing(dice, named, action)
+    }
+
+    fn with_entry(&self, mut dice: Dice, likely: &[EntryState], action: impl Fn(Uuid) -> Action) -> Command {
+        let rows: Vec<_> = self.model.entries.iter().collect();
+        let liked: Vec<_> = rows.iter().filter(|row| likely.contains(&row.state)).copied().collect();
+        let rows = if liked.is_empty() || dice.once_in(6) { rows } else { liked };
+        let found = (!rows.is_empty()).then(|| dice.one_of(&rows));
+        let named = found.map(|row| (row.event_id, row.user_id, row.id));
+        self.with_thing(dice, named, action)
+    }
+
+    /// The thing, seldom under another event's id.
+    fn with_thing(
+        &self,
+        mut dice: Dice,
+        named: Option<(Uuid, Uuid, Uuid)>,
+        action: impl Fn(Uuid) -> Action,
+    ) -> Command {
+        let (event_id, user_id, id) = named.unwrap_or((self.event_ids[0], NOTHING, NOTHING));
+        let event_id = if dice.once_in(30) { self.some_event(&mut dice) } else { event_id };
+        let action = action(id);
+        let at_the_door = matches!(action, Action::CheckIn { .. }) && !dice.once_in(4);
+        let organizer = user_id == OWNER.id || user_id == RIVAL.id;
+        let role = if organizer { ActorRole::Organizer } else { ActorRole::Attendee };
+        let user = Actor { id: user_id, role };
+        let actor =
+            if at_the_door { self.owner(event_id) } else { self.actor_for(&mut dice, user, event_id) };
+        Command { event_id, actor, action }
+    }
+
+    fn with_event(&self, mut dice: Dice, action: impl Fn(Option<String>, u64) -> Action) -> Command {
+        let event_id = self.some_event(&mut dice);
+        let owner = self.owner(event_id);
+        let actor = match dice.roll(8) {
+            0..6 => owner,
+            6 => dice.one_of(&[ADMIN, SERVICE]),
+            _ => self.stranger(&mut dice, event_id),
+        };
+        let etag = match dice.roll(5) {
+            0..3 => None,
+            3 => self.model.event(event_id).map(|event| format!("\"{}\"", event.revision)),
+            _ => Some("\"0\"".to_owned()),
+        };
+        Command { event_id, actor, action: action(etag, dice.roll(3)) }
+    }
+
+    fn update(&self, mut dice: Dice) -> Command {
+        let mut patch = EventPatch::default();
+        let twice = dice.once_in(4);
+        for _ in 0..if twice { 2 } else { 1 } {
+            let soon = |dice: &mut Dice| self.model.now + seconds(15 * dice.roll(16)) - seconds(30);
+            match dice.roll(12) {
+                0..4 => {
+                    let now = self.model.event(self.event_ids[0]).map_or(1, |event| event.capacity);
+                    patch.capacity = Some((now + dice.small(9) - 3).max(1));
+                }
+                4 => patch.waitlist_policy = Some(dice.one_of(&[WaitlistPolicy::Promote, WaitlistPolicy::Offer])),
+                5 | 6 => {
+                    let either = [QueueDiscipline::SkipAhead, QueueDiscipline::Strict];
+                    patch.queue_discipline = Some(dice.one_of(&either));
+                }
+                7 => patch.max_seats_per_registration = Some(dice.small(5) + 1),
+                8 => patch.offer_ttl = Some(seconds(1 + dice.roll(40))),
+                9 => match dice.roll(4) {
+                    0 => patch.start_time = Some(soon(&mut dice)),
+                    1 => patch.end_time = Some(soon(&mut dice)),
+                    2 => patch.registration_open_time = Some((!dice.once_in(3)).then(|| soon(&mut dice))),
+                    _ => patch.registration_close_time = Some((!dice.once_in(3)).then(|| soon(&mut dice))),
+                },
+                10 => patch.title = Some(format!("Title {}", dice.roll(3))),
+                _ => patch.location = Some(format!("Place {}", dice.roll(3))),
+            }
+        }
+        self.with_event(dice, |etag, _| Action::Update(Box::new(EventPatch { etag, ..patch.clone() })))
+    }
+}
+
+/// Sometimes one of few request ids, so that they meet again, with the same request or with another.
+fn request_key(dice: &mut Dice, actor: Actor, request: impl Hash) -> Option<RequestKey> {
+    dice.once_in(3).then(|| {
+        let mut hasher = DefaultHasher::new();
+        request.hash(&mut hasher);
+        let mut fingerprint = [0; 32];
+        fingerprint[..8].copy_from_slice(&hasher.finish().to_be_bytes());
+        let id = Uuid::from_u128(0xF000 + u128::from(dice.roll(6)));
+        RequestKey { actor_id: actor.id, id, fingerprint }
+    })
+}
