@@ -56,7 +56,7 @@ cluster_create() {
   local bin=$1 data=$2 auth=$3 locale=--no-locale
   shift 3
   # Letters beyond ASCII have a lower case only where the locale knows them.
-  if locale -a 2>/dev/null | grep -qiE '^C\.UTF-?8$'; then locale=--locale=C.UTF-8; fi
+  if [[ $(locale -a 2>/dev/null) =~ C\.(UTF-8|utf8) ]]; then locale=--locale=C.UTF-8; fi
   as_postgres "$bin/initdb" --pgdata="$data" --username=rowlock --auth="$auth" --encoding=UTF8 "$locale" "$@" </dev/null >/dev/null
   as_postgres tee -a "$data/postgresql.conf" >/dev/null
 }
