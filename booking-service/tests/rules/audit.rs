@@ -31,7 +31,9 @@ impl Store {
                 users_registered_twice: twice(
                     registrations().filter(|row| row.state.is_active()).map(|row| row.user_id),
                 ),
-                users_queued_twice: twice(entries().filter(|row| row.state.is_active()).map(|row| row.user_id)),
+                users_queued_twice: twice(
+                    entries().filter(|row| row.state.is_active()).map(|row| row.user_id),
+                ),
                 last_position: entries().map(|row| row.position).max().unwrap_or(0),
                 head_seats: line.first().map(|row| i64::from(row.seats)),
                 smallest_waiting: line.iter().map(|row| i64::from(row.seats)).min(),
@@ -68,4 +70,3 @@ fn twice(users: impl Iterator<Item = Uuid>) -> i64 {
     users.for_each(|user| *counts.entry(user).or_default() += 1);
     i64::try_from(counts.values().filter(|&&count| count > 1).count()).expect("few")
 }
-

@@ -16,17 +16,17 @@ use crate::store::Store;
 
 #[test]
 fn any_sequence_at_a_small_event_ends_as_the_model_says_however_it_is_batched() {
-    sequences_agree(Bustle { people: 4, events: 2, seats: 4, rush: false }, 60);
+    sequences_agree(Bustle { people: 4, events: 2, seats: 4, rush: false }, 100);
 }
 
 #[test]
 fn any_sequence_over_several_events_ends_as_the_model_says_however_it_is_batched() {
-    sequences_agree(Bustle { people: 8, events: 3, seats: 8, rush: false }, 80);
+    sequences_agree(Bustle { people: 8, events: 3, seats: 8, rush: false }, 120);
 }
 
 #[test]
 fn any_sequence_before_a_long_queue_ends_as_the_model_says_however_it_is_batched() {
-    sequences_agree(Bustle { people: 20, events: 1, seats: 6, rush: true }, 40);
+    sequences_agree(Bustle { people: 20, events: 1, seats: 6, rush: true }, 80);
 }
 
 /// How many sequences each property plays; all three together more than 10,000.
@@ -41,7 +41,8 @@ fn sequences_agree(bustle: Bustle, length: usize) {
     let sequences = (any::<u64>(), vec(any::<u64>(), 1..=length), vec(1..=40_usize, 1..=6));
     let outcome = TestRunner::new(config).run(&sequences, |(setting, numbers, sizes)| {
         let story = Story::new(bustle, setting, &numbers);
-        play(&story, &[1]).map_err(|difference| TestCaseError::fail(format!("one at a time: {difference}")))?;
+        play(&story, &[1])
+            .map_err(|difference| TestCaseError::fail(format!("one at a time: {difference}")))?;
         play(&story, &sizes).map_err(|difference| TestCaseError::fail(format!("in batches: {difference}")))
     });
     match outcome {
@@ -147,7 +148,9 @@ fn refusals_leave_nothing(command: &Command, decision: &Decision) {
     for change in changes {
         let served = matches!(
             change.action,
-            ChangeAction::WaitlistPromoted | ChangeAction::WaitlistOffered | ChangeAction::RegistrationCreated
+            ChangeAction::WaitlistPromoted
+                | ChangeAction::WaitlistOffered
+                | ChangeAction::RegistrationCreated
         );
         assert!(served && change.actor == Actor::SYSTEM, "{command:?}: {decision:?}");
     }

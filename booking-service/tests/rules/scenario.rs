@@ -70,7 +70,7 @@ impl Story {
                     user_id: world::user(n),
                     seats: dice.small(largest) + 1,
                     when_full: WhenFull::JoinWaitlist,
-                    hold: None,
+                    hold: dice.once_in(3).then(|| seconds(1 + dice.roll(40))),
                     labels: Labels::new(),
                     request: None,
                 });
@@ -128,17 +128,17 @@ fn events(bustle: Bustle, mut dice: Dice) -> Vec<(Event, EventText)> {
     (0..u32::try_from(count).expect("few"))
         .map(|n| {
             let capacity = dice.small(bustle.seats) + 1;
-            let start_time = NOON + seconds(60 + 60 * dice.roll(4));
+            let start_time = NOON + seconds(120 + 60 * dice.roll(7));
             let event = Event {
                 organizer_id: if dice.once_in(3) { RIVAL.id } else { OWNER.id },
-                state: if !bustle.rush && dice.once_in(5) { EventState::Draft } else { EventState::Published },
+                state: if n > 0 && dice.once_in(3) { EventState::Draft } else { EventState::Published },
                 waitlist_policy: dice.one_of(&[WaitlistPolicy::Promote, WaitlistPolicy::Offer]),
                 queue_discipline: dice.one_of(&[QueueDiscipline::Strict, QueueDiscipline::SkipAhead]),
                 max_seats_per_registration: (dice.small(4) + 1).min(capacity),
                 offer_ttl: seconds(1 + dice.roll(40)),
                 start_time,
                 end_time: start_time + seconds(30 + 30 * dice.roll(4)),
-                registration_open_time: (!bustle.rush && dice.once_in(6)).then(|| NOON + seconds(10)),
+                registration_open_time: (n > 0 && dice.once_in(4)).then(|| NOON + seconds(20)),
                 registration_close_time: dice.once_in(3).then(|| start_time + seconds(30)),
                 ..world::event(n, capacity)
             };
@@ -165,46 +165,96 @@ impl Teller {
         use EntryState::{Offered, Waiting};
         use RegistrationState::{Confirmed, Held};
         let command = match dice.roll(100) {
-            0..27 => self.register(dice),
-            27..34 => self.join(dice),
-            34..40 => self.with_registration(dice, &[Held], |id| Action::Confirm { registration_id: id }),
+            0..26 => self.register(dice),
+            26..33 => self.join(dice),
+            33..40 => self.with_registration(dice, &[Held], |id| Action::Confirm { registration_id: id }),
             40..53 => self.with_registration(dice, &[Confirmed, Held], |id| Action::CancelRegistration {
                 registration_id: id,
             }),
-            53..58 => self.with_registration(dice, &[Confirmed], |id| Action::CheckIn { registration_id: id }),
-            58..65 => self.with_entry(dice, &[Waiting], |id| Action::Leave { entry_id: id }),
-            65..71 => self.with_entry(dice, &[Offered], |id| Action::AcceptOffer { entry_id: id }),
-            71..76 => self.with_entry(dice, &[Offered], |id| Action::DeclineOffer { entry_id: id }),
-            76..79 => {
+            53..57 => {
+                self.with_registration(dice, &[Confirmed], |id| Action::CheckIn { registration_id: id })
+            }
+            57..64 => self.with_entry(dice, &[Waiting], |id| Action::Leave { entry_id: id }),
+            64..70 => self.with_entry(dice, &[Offered], |id| Action::AcceptOffer { entry_id: id }),
+            70..75 => self.with_entry(dice, &[Offered], |id| Action::DeclineOffer { entry_id: id }),
+            75..77 => {
                 let command =
                     self.with_registration(dice, &[Held], |id| Action::ExpireHold { registration_id: id });
                 Command { actor: Actor::SYSTEM, ..command }
             }
-            79..82 => {
+            77..79 => {
                 let command = self.with_entry(dice, &[Offered], |id| Action::ExpireOffer { entry_id: id });
                 Command { actor: Actor::SYSTEM, ..command }
             }
-            82..88 => self.update(dice),
-            88..90 => self.with_event(dice, |etag, _| Action::Publish { etag }),
-            90 if dice.once_in(2) => self.with_event(dice, |etag, n| Action::CancelEvent {
-                reason: format!("reason {n}"),
-                etag,
-            }),
-            90..92 => self.with_event(dice, |etag, _| Action::DeleteEvent { etag }),
-            92..95 => return self.wait(dice),
-            _ => {
-                let said = |step: &Step| match step {
-                    Step::Do(command) => Some(command.clone()),
-                    Step::Wait(_) => None,
-                };
-                let lately: Vec<Command> = self.steps.iter().rev().filter_map(said).take(12).collect();
-                if lately.is_empty() {
-                    return;
-                }
-                dice.one_of(&lately)
+            79..83 => return self.let_lapse(dice),
+            83..90 => self.update(dice),
+            90 => self.with_event(dice, |etag, _| Action::Publish { etag }),
+            91 if dice.once_in(4) => {
+                self.with_event(dice, |etag, n| Action::CancelEvent { reason: format!("reason {n}"), etag })
             }
+            91 => self.with_event(dice, |etag, _| Action::DeleteEvent { etag }),
+            92..95 => return self.wait(dice),
+            _ => match self.lately().as_slice() {
+                [] => self.register(dice),
+                commands => dice.one_of(commands),
+            },
         };
         self.perform(command);
+    }
+
+    /// What was asked for last, to be sent again.
+    fn lately(&self) -> Vec<Command> {
+        let said = |step: &Step| match step {
+            Step::Do(command) => Some(command.clone()),
+            Step::Wait(_) => None,
+        };
+        self.steps.iter().rev().filter_map(said).take(12).collect()
+    }
+
+    /// Time passes until some hold or offer lapses, or until just before; and then its user or the sweeper comes.
+    fn let_lapse(&mut self, mut dice: Dice) {
+        let holds = self.model.registrations.iter().filter(|row| row.state == RegistrationState::Held);
+        let holds = holds.filter_map(|row| {
+            let cancel = Action::CancelRegistration { registration_id: row.id };
+            let confirm = Action::Confirm { registration_id: row.id };
+            let expire = Action::ExpireHold { registration_id: row.id };
+            Some((row.hold_expire_time?, row.event_id, row.user_id, row.seats, [confirm, expire, cancel]))
+        });
+        let offers = self.model.entries.iter().filter(|row| row.state == EntryState::Offered);
+        let offers = offers.filter_map(|row| {
+            let accept = Action::AcceptOffer { entry_id: row.id };
+            let decline = Action::DeclineOffer { entry_id: row.id };
+            let expire = Action::ExpireOffer { entry_id: row.id };
+            Some((row.offer_expire_time?, row.event_id, row.user_id, row.seats, [accept, expire, decline]))
+        });
+        let all: Vec<_> = holds.chain(offers).collect();
+        if all.is_empty() {
+            return self.wait(dice);
+        }
+        let (lapses, event_id, user_id, seats, actions) = dice.one_of(&all);
+        let early = Duration::from_micros(u64::from(dice.once_in(4)));
+        self.pass_time_to(lapses - early);
+        let register = Action::Register(Register {
+            user_id,
+            seats,
+            when_full: WhenFull::JoinWaitlist,
+            hold: None,
+            labels: Labels::new(),
+            request: None,
+        });
+        let join = Join { user_id, seats, labels: Labels::new(), request: None };
+        let [answer, expire, other] = actions;
+        let action = dice.one_of(&[answer, expire.clone(), expire, other, register, Action::Join(join)]);
+        let by_itself = matches!(action, Action::ExpireHold { .. } | Action::ExpireOffer { .. });
+        let actor = if by_itself { Actor::SYSTEM } else { ADMIN };
+        self.perform(Command { event_id, actor, action });
+    }
+
+    fn pass_time_to(&mut self, time: OffsetDateTime) {
+        if time > self.model.now {
+            self.model.now = time;
+            self.steps.push(Step::Wait(time));
+        }
     }
 
     /// The clock moves a little, or to the moment when something lapses, opens, closes, begins or ends, or to just before.
@@ -217,13 +267,11 @@ impl Teller {
             [Some(event.start_time), Some(event.end_time)].into_iter().chain(window).flatten()
         });
         let next = holds.chain(offers).chain(events).filter(|&time| time > now).min();
-        let to = match (dice.roll(4), next) {
+        self.pass_time_to(match (dice.roll(4), next) {
             (0, _) | (_, None) => now + seconds(1 + dice.roll(15)),
-            (1, Some(next)) => (next - Duration::from_micros(1)).max(now),
+            (1, Some(next)) => next - Duration::from_micros(1),
             (_, Some(next)) => next,
-        };
-        self.model.now = to;
-        self.steps.push(Step::Wait(to));
+        });
     }
 
     fn person(&self, dice: &mut Dice) -> Actor {
@@ -236,10 +284,10 @@ impl Teller {
 
     /// Mostly the user, sometimes those who may act for others, sometimes those who may not.
     fn actor_for(&self, dice: &mut Dice, user: Actor, event_id: Uuid) -> Actor {
-        match dice.roll(8) {
-            0..5 => user,
-            5 => self.owner(event_id),
-            6 => dice.one_of(&[ADMIN, SERVICE]),
+        match dice.roll(12) {
+            0..9 => user,
+            9 => self.owner(event_id),
+            10 => dice.one_of(&[ADMIN, SERVICE]),
             _ => self.stranger(dice, event_id),
         }
     }
@@ -258,9 +306,9 @@ impl Teller {
         }
     }
 
-    /// Mostly one of the events, the first most often.
+    /// Mostly one of the events that are left, the first most often.
     fn some_event(&self, dice: &mut Dice) -> Uuid {
-        if dice.once_in(40) {
+        if dice.once_in(60) {
             NOTHING
         } else if dice.roll(2) == 0 {
             self.event_ids[0]
@@ -273,11 +321,12 @@ impl Teller {
         let user = self.person(&mut dice);
         let event_id = self.some_event(&mut dice);
         let actor = self.actor_for(&mut dice, user, event_id);
-        let seats = dice.small(4) + 1;
+        let seats = self.party(&mut dice, event_id);
         let when_full = dice.one_of(&[WhenFull::JoinWaitlist, WhenFull::JoinWaitlist, WhenFull::Reject]);
         let hold = dice.once_in(3).then(|| seconds(1 + dice.roll(40)));
         let labels = dice.once_in(6).then(|| ("seat".to_owned(), "aisle".to_owned()));
-        let request = request_key(&mut dice, actor, (user.id, seats, when_full == WhenFull::Reject, hold, &labels));
+        let request =
+            request_key(&mut dice, actor, (user.id, seats, when_full == WhenFull::Reject, hold, &labels));
         let labels = labels.into_iter().collect();
         let ask = Register { user_id: user.id, seats, when_full, hold, labels, request };
         Command { event_id, actor, action: Action::Register(ask) }
@@ -287,11 +336,17 @@ impl Teller {
         let user = self.person(&mut dice);
         let event_id = self.some_event(&mut dice);
         let actor = self.actor_for(&mut dice, user, event_id);
-        let seats = dice.small(4) + 1;
+        let seats = self.party(&mut dice, event_id);
         let labels = dice.once_in(4).then(|| ("seat".to_owned(), "window".to_owned()));
         let request = request_key(&mut dice, actor, ("join", user.id, seats, &labels));
         let labels = labels.into_iter().collect();
         Command { event_id, actor, action: Action::Join(Join { user_id: user.id, seats, labels, request }) }
+    }
+
+    /// A party that may come, and seldom one that is too large.
+    fn party(&self, dice: &mut Dice, event_id: Uuid) -> i32 {
+        let largest = self.model.event(event_id).map_or(1, |event| event.max_seats_per_registration);
+        if dice.once_in(20) { largest + 1 } else { dice.small(u64::try_from(largest).expect("positive")) + 1 }
     }
 
     fn with_registration(
@@ -300,33 +355,32 @@ impl Teller {
         likely: &[RegistrationState],
         action: impl Fn(Uuid) -> Action,
     ) -> Command {
-        let rows: Vec<_> = self.model.registrations.iter().collect();
-        let liked: Vec<_> = rows.iter().filter(|row| likely.contains(&row.state)).copied().collect();
-        let rows = if liked.is_empty() || dice.once_in(6) { rows } else { liked };
-        let found = (!rows.is_empty()).then(|| dice.one_of(&rows));
-        let named = found.map(|row| (row.event_id, row.user_id, row.id));
-        self.with_thing(dice, named, action)
+        let rows = self.model.registrations.iter();
+        let all = rows.map(|row| (likely.contains(&row.state), (row.event_id, row.user_id, row.id)));
+        match one_of_many(&mut dice, all) {
+            Some(named) => self.with_thing(dice, named, action),
+            None => self.register(dice),
+        }
     }
 
     fn with_entry(&self, mut dice: Dice, likely: &[EntryState], action: impl Fn(Uuid) -> Action) -> Command {
-        let rows: Vec<_> = self.model.entries.iter().collect();
-        let liked: Vec<_> = rows.iter().filter(|row| likely.contains(&row.state)).copied().collect();
-        let rows = if liked.is_empty() || dice.once_in(6) { rows } else { liked };
-        let found = (!rows.is_empty()).then(|| dice.one_of(&rows));
-        let named = found.map(|row| (row.event_id, row.user_id, row.id));
-        self.with_thing(dice, named, action)
+        let rows = self.model.entries.iter();
+        let all = rows.map(|row| (likely.contains(&row.state), (row.event_id, row.user_id, row.id)));
+        match one_of_many(&mut dice, all) {
+            Some(named) => self.with_thing(dice, named, action),
+            None => self.register(dice),
+        }
     }
 
     /// The thing, seldom under another event's id.
     fn with_thing(
         &self,
         mut dice: Dice,
-        named: Option<(Uuid, Uuid, Uuid)>,
+        (event_id, user_id, id): (Uuid, Uuid, Uuid),
         action: impl Fn(Uuid) -> Action,
     ) -> Command {
-        let (event_id, user_id, id) = named.unwrap_or((self.event_ids[0], NOTHING, NOTHING));
-        let event_id = if dice.once_in(30) { self.some_event(&mut dice) } else { event_id };
-        let action = action(id);
+        let event_id = if dice.once_in(40) { self.some_event(&mut dice) } else { event_id };
+        let action = action(if dice.once_in(60) { NOTHING } else { id });
         let at_the_door = matches!(action, Action::CheckIn { .. }) && !dice.once_in(4);
         let organizer = user_id == OWNER.id || user_id == RIVAL.id;
         let role = if organizer { ActorRole::Organizer } else { ActorRole::Attendee };
@@ -339,14 +393,14 @@ impl Teller {
     fn with_event(&self, mut dice: Dice, action: impl Fn(Option<String>, u64) -> Action) -> Command {
         let event_id = self.some_event(&mut dice);
         let owner = self.owner(event_id);
-        let actor = match dice.roll(8) {
-            0..6 => owner,
-            6 => dice.one_of(&[ADMIN, SERVICE]),
+        let actor = match dice.roll(12) {
+            0..10 => owner,
+            10 => dice.one_of(&[ADMIN, SERVICE]),
             _ => self.stranger(&mut dice, event_id),
         };
-        let etag = match dice.roll(5) {
-            0..3 => None,
-            3 => self.model.event(event_id).map(|event| format!("\"{}\"", event.revision)),
+        let etag = match dice.roll(8) {
+            0..5 => None,
+            5 | 6 => self.model.event(event_id).map(|event| format!("\"{}\"", event.revision)),
             _ => Some("\"0\"".to_owned()),
         };
         Command { event_id, actor, action: action(etag, dice.roll(3)) }
@@ -362,7 +416,10 @@ impl Teller {
                     let now = self.model.event(self.event_ids[0]).map_or(1, |event| event.capacity);
                     patch.capacity = Some((now + dice.small(9) - 3).max(1));
                 }
-                4 => patch.waitlist_policy = Some(dice.one_of(&[WaitlistPolicy::Promote, WaitlistPolicy::Offer])),
+                4 => {
+                    patch.waitlist_policy =
+                        Some(dice.one_of(&[WaitlistPolicy::Promote, WaitlistPolicy::Offer]))
+                }
                 5 | 6 => {
                     let either = [QueueDiscipline::SkipAhead, QueueDiscipline::Strict];
                     patch.queue_discipline = Some(dice.one_of(&either));
@@ -381,6 +438,19 @@ impl Teller {
         }
         self.with_event(dice, |etag, _| Action::Update(Box::new(EventPatch { etag, ..patch.clone() })))
     }
+}
+
+/// One of those that are likely, or of all if none is; and sometimes of all anyway. The earlier the more often: the head
+/// of a queue moves more than its tail.
+fn one_of_many<T: Clone>(dice: &mut Dice, things: impl Iterator<Item = (bool, T)>) -> Option<T> {
+    let (likely, rest): (Vec<_>, Vec<_>) = things.partition(|&(likely, _)| likely);
+    let things = if likely.is_empty() || dice.once_in(12) { rest } else { likely };
+    let count = u64::try_from(things.len()).expect("few");
+    if count == 0 {
+        return None;
+    }
+    let n = dice.roll(count).min(dice.roll(count));
+    things.get(usize::try_from(n).expect("few")).map(|(_, thing)| thing.clone())
 }
 
 /// Sometimes one of few request ids, so that they meet again, with the same request or with another.

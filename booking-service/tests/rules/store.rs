@@ -255,7 +255,10 @@ impl Store {
             let both_active = row.state.is_active() && new.state.is_active();
             assert!(!(both_active && row.user_id == new.user_id), "registrations_active: {row:?}, {new:?}");
             let (Some(old), Some(key)) = (&row.request, &new.request) else { continue };
-            assert!((old.actor_id, old.id) != (key.actor_id, key.id), "registrations_request: {row:?}, {new:?}");
+            assert!(
+                (old.actor_id, old.id) != (key.actor_id, key.id),
+                "registrations_request: {row:?}, {new:?}"
+            );
         }
     }
 
@@ -263,10 +266,16 @@ impl Store {
     fn check_entry_indexes(&self, new: &Entry) {
         for row in self.entries.values().filter(|row| row.event_id == new.event_id) {
             let both_active = row.state.is_active() && new.state.is_active();
-            assert!(!(both_active && row.user_id == new.user_id), "waitlist_entries_active: {row:?}, {new:?}");
+            assert!(
+                !(both_active && row.user_id == new.user_id),
+                "waitlist_entries_active: {row:?}, {new:?}"
+            );
             assert!(row.position < new.position, "positions rise with arrival: {row:?}, {new:?}");
             let (Some(old), Some(key)) = (&row.request, &new.request) else { continue };
-            assert!((old.actor_id, old.id) != (key.actor_id, key.id), "waitlist_entries_request: {row:?}, {new:?}");
+            assert!(
+                (old.actor_id, old.id) != (key.actor_id, key.id),
+                "waitlist_entries_request: {row:?}, {new:?}"
+            );
         }
     }
 

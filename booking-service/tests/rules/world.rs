@@ -68,9 +68,5 @@ pub(crate) fn event(n: u32, capacity: i32) -> Event {
 }
 
 pub(crate) fn text() -> EventText {
-    EventText {
-        title: "Concert".to_owned(),
-        description: "Loud".to_owned(),
-        location: "Cellar".to_owned(),
-    }
+    EventText { title: "Concert".to_owned(), description: "Loud".to_owned(), location: "Cellar".to_owned() }
 }
