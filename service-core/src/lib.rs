@@ -11,14 +11,17 @@
 //! | [`auth`], [`token`] | who calls, what a method asks for, and how a token is verified |
 //! | [`config`], [`telemetry`], [`lifecycle`] | options, logs and metrics, signals and readiness |
 //! | [`server`], [`layers`] | the server stack, the same for both services |
-//! | [`database`], [`migrate`] | the pool, transactions that are retried, the schema |
+//! | [`database`], [`database_check`], [`migrate`] | the pool, transactions that are retried, readiness, the schema |
+//! | [`health`] | the `health` command |
 //! | `test_support` | feature `test-support`: a throw-away PostgreSQL and a token mint |
 
 pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod database;
+pub mod database_check;
 pub mod digest;
+pub mod health;
 pub mod ids;
 pub mod layers;
 pub mod lifecycle;

@@ -42,5 +42,5 @@ pub struct Claims {
     pub sv: i64,
 }
 
-#[cfg(all(test, feature = "test-support"))]
+#[cfg(test)]
 mod tests;

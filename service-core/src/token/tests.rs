@@ -1,3 +1,5 @@
+#![cfg(feature = "test-support")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

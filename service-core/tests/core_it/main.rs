@@ -1,3 +1,16 @@
 //! service-core over real sockets and a real PostgreSQL.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows test functions, but not what they call"
+)]
 
+mod bench;
 mod cluster;
+mod drain;
+mod errors;
+mod migrations;
+mod operations;
+mod probe;
+mod transactions;
