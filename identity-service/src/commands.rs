@@ -33,7 +33,7 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     telemetry::init(&config.telemetry)?;
     let shutdown = Shutdown::on_signals()?;
     let listeners = Listeners::bind(&config.server).await?;
-    serve::serve(config, listeners, Sources::system(), shutdown.token()).await
+    Box::pin(serve::serve(config, listeners, Sources::system(), shutdown.token())).await
 }
 
 /// Brings the schema up to date.
@@ -113,7 +113,9 @@ pub async fn admin_create(args: AdminCreateArgs) -> anyhow::Result<()> {
             say(&format!("administrator {id} exists already and was left as is; --reset sets the password"))
         }
         AdminCreated::Taken(id) => {
-            bail!("user {id} has this e-mail address and is no active administrator; --reset makes the user one")
+            bail!(
+                "user {id} has this e-mail address and is no active administrator; --reset makes the user one"
+            )
         }
     }
 }
@@ -135,7 +137,8 @@ fn password_from_stdin() -> anyhow::Result<Secret> {
 /// If it does not, or does not answer in time.
 pub async fn health(args: HealthArgs) -> anyhow::Result<()> {
     let mut errors = ConfigErrors::default();
-    let timeout = args.timeout.take("--timeout", &mut errors).map_or(Duration::ZERO, |Period(duration)| duration);
+    let timeout =
+        args.timeout.take("--timeout", &mut errors).map_or(Duration::ZERO, |Period(duration)| duration);
     errors.finish()?;
     let ask = async {
         let channel = Endpoint::from_shared(args.addr.clone())?.connect().await?;

@@ -137,7 +137,10 @@ impl HashArgs {
                 passes: passes.unwrap_or(least.passes),
                 lanes: lanes.unwrap_or(least.lanes),
             },
-            limits: HashLimits { threads: threads.unwrap_or_else(cores), waiting: waiting.unwrap_or_default() },
+            limits: HashLimits {
+                threads: threads.unwrap_or_else(cores),
+                waiting: waiting.unwrap_or_default(),
+            },
         }
     }
 }
@@ -149,8 +152,12 @@ impl SignInArgs {
         let name = "--sign-in-account-pause (ROWLOCK_SIGN_IN_ACCOUNT_PAUSE)";
         let longest = period(name, self.sign_in_account_pause, 1, 86_400, errors);
         // Longer than the pause: who tries again after each pause is not forgiven.
-        let account =
-            Backoff { free: free.unwrap_or(1), first: FIRST_PAUSE, longest, forgive: longest.saturating_mul(2) };
+        let account = Backoff {
+            free: free.unwrap_or(1),
+            first: FIRST_PAUSE,
+            longest,
+            forgive: longest.saturating_mul(2),
+        };
         let name = "--sign-in-address-failures (ROWLOCK_SIGN_IN_ADDRESS_FAILURES)";
         let free = self.sign_in_address_failures.take_within(name, 0..=1_000_000, errors);
         let name = "--sign-in-address-pause (ROWLOCK_SIGN_IN_ADDRESS_PAUSE)";
@@ -262,7 +269,14 @@ mod tests {
 
     #[test]
     fn addresses_are_not_counted_when_none_may_fail() {
-        let options = ["--database-url", "postgres://localhost/x", "--keys-dir", "/k", "--sign-in-address-failures", "0"];
+        let options = [
+            "--database-url",
+            "postgres://localhost/x",
+            "--keys-dir",
+            "/k",
+            "--sign-in-address-failures",
+            "0",
+        ];
         assert_eq!(check(&options).unwrap().sign_in.address, None);
     }
 }

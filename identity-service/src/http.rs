@@ -20,7 +20,11 @@ pub(crate) fn router(ring: Arc<KeyRing>) -> Router {
 
 fn jwks(ring: &KeyRing, headers: &HeaderMap) -> Response {
     let caching = [(CACHE_CONTROL, CACHE.to_owned()), (ETAG, ring.etag().to_owned())];
-    if headers.get_all(IF_NONE_MATCH).iter().any(|value| value.to_str().is_ok_and(|tags| names(tags, ring.etag()))) {
+    if headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|tags| names(tags, ring.etag())))
+    {
         return (StatusCode::NOT_MODIFIED, caching).into_response();
     }
     (caching, [(CONTENT_TYPE, "application/jwk-set+json")], ring.jwks_json().to_owned()).into_response()

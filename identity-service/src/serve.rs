@@ -49,7 +49,8 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let metrics = telemetry::init(&config.telemetry)?;
     let ring = Arc::new(config.keys.load()?);
-    tracing::info!(kid = ring.signing_kid(), "signing key loaded");
+    let (grpc_addr, http_addr) = (listeners.grpc.local_addr()?, listeners.http.local_addr()?);
+    tracing::info!(%grpc_addr, %http_addr, kid = ring.signing_kid(), "listening");
 
     let keys = Arc::new(KeySet::new());
     keys.replace_from_jwks(ring.jwks_json()).context("the own keys cannot be used")?;
@@ -87,17 +88,19 @@ pub async fn serve(
         readiness,
         metrics,
     };
-    // What ends the server: the outer shutdown, or a schema that cannot be served.
+    // Ends both: the outer shutdown, a schema that cannot be served, or a server that cannot go on.
     let stop = shutdown.child_token();
-    let watch = async {
+    let serving = async {
+        let served = server.serve(routes, http::router(ring), listeners, stop.clone()).await;
+        stop.cancel();
+        served
+    };
+    let watching = async {
         let watched = watch_database(&pool, &database_check, &sources, &stop).await;
         stop.cancel();
         watched
     };
-    let (served, watched) = tokio::join!(server.serve(routes, http::router(ring), listeners, stop.clone()), async {
-        // A server that ends by itself ends the watch too.
-        watch.await
-    });
+    let (served, watched) = tokio::join!(serving, watching);
     pool.close().await;
     watched?;
     served

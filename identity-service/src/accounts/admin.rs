@@ -61,7 +61,8 @@ pub async fn create_admin(
     let vanished = || Error::internal("the user vanished");
     if reset {
         let account = FailureKey::account(&user.email);
-        let id = store::reset_to_admin(pool, account, &user.email, &user.password_hash, user.create_time).await?;
+        let id =
+            store::reset_to_admin(pool, account, &user.email, &user.password_hash, user.create_time).await?;
         return id.map(AdminCreated::Reset).ok_or_else(vanished);
     }
     let found = store::credentials_by_email(pool, &user.email).await?.ok_or_else(vanished)?.user;

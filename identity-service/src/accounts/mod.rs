@@ -12,9 +12,9 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 
 use crate::domain::{Backoff, Error, Result, User};
-use crate::sources::{NoEntropy, Sources};
 use crate::hashing::{HashError, PasswordHasher};
 use crate::signing::AccessTokens;
+use crate::sources::{NoEntropy, Sources};
 use crate::store;
 
 pub use admin::{AdminCreated, NewAdmin, create_admin};
@@ -53,7 +53,10 @@ impl Accounts {
     /// # Errors
     /// [`Error::TokenRevoked`] if the user was deactivated since the token was issued.
     pub async fn me(&self, caller: &Principal) -> Result<User> {
-        store::user_by_id(&self.pool, caller.user_id).await?.filter(|user| user.active).ok_or(Error::TokenRevoked)
+        store::user_by_id(&self.pool, caller.user_id)
+            .await?
+            .filter(|user| user.active)
+            .ok_or(Error::TokenRevoked)
     }
 
     /// The present in microseconds, as PostgreSQL keeps it: what is told now is what is read later.
@@ -65,7 +68,10 @@ impl Accounts {
 
 impl std::fmt::Debug for Accounts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Accounts").field("hasher", &self.hasher).field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Accounts")
+            .field("hasher", &self.hasher)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
     }
 }
 

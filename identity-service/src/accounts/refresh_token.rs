@@ -45,8 +45,10 @@ mod tests {
 
     #[test]
     fn every_token_is_another_one_and_none_prints() {
-        let (a, b) =
-            (RefreshToken::generate(&SystemEntropy).unwrap(), RefreshToken::generate(&SystemEntropy).unwrap());
+        let (a, b) = (
+            RefreshToken::generate(&SystemEntropy).unwrap(),
+            RefreshToken::generate(&SystemEntropy).unwrap(),
+        );
         assert_ne!(a.expose(), b.expose());
         assert_ne!(a.digest(), b.digest());
         assert_eq!(a.expose().len(), PREFIX.len() + 43);

@@ -103,7 +103,9 @@ mod tests {
     #[test]
     fn failures_are_forgiven_one_by_one() {
         let many = Failures { count: 30, last: Some(START), blocked_until: None };
-        for (quiet_seconds, count) in [(0, 31), (599, 31), (600, 30), (1200, 29), (18_000, 1), (1_000_000_000, 1)] {
+        for (quiet_seconds, count) in
+            [(0, 31), (599, 31), (600, 30), (1200, 29), (18_000, 1), (1_000_000_000, 1)]
+        {
             assert_eq!(RULE.count(many, START + Duration::from_secs(quiet_seconds)).count, count);
         }
         assert_eq!(RULE.count(many, START - Duration::from_secs(600)).count, 31, "a clock that steps back");

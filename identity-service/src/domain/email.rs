@@ -84,12 +84,25 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused() {
         let long = format!("{}@example.org", "a".repeat(243));
-        for wrong in ["", "ada", "@", "ada@", "@example.org", "a@b@c", "a da@example.org", "ada@exam\0ple.org", " a@b", &long]
-        {
+        for wrong in [
+            "",
+            "ada",
+            "@",
+            "ada@",
+            "@example.org",
+            "a@b@c",
+            "a da@example.org",
+            "ada@exam\0ple.org",
+            " a@b",
+            &long,
+        ] {
             assert!(Email::parse(wrong).is_err(), "{wrong:?} was accepted");
         }
         assert!(Email::parse(&format!("{}@example.org", "a".repeat(242))).is_ok());
-        assert_eq!(Email::parse("аda@example.org"), Err("must be of printable ASCII characters without spaces"));
+        assert_eq!(
+            Email::parse("аda@example.org"),
+            Err("must be of printable ASCII characters without spaces")
+        );
     }
 
     proptest! {

@@ -101,6 +101,12 @@ mod tests {
             violations.is_empty()
         };
         assert!(valid("Ada") && valid(&"ü".repeat(100)));
-        assert!(!valid("") && !valid("  ") && !valid(&"ü".repeat(101)) && !valid("Ada\nLovelace") && !valid("A\0"));
+        assert!(
+            !valid("")
+                && !valid("  ")
+                && !valid(&"ü".repeat(101))
+                && !valid("Ada\nLovelace")
+                && !valid("A\0")
+        );
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use rowlock_proto::identity::v1::auth_service_server::AuthService;
 use rowlock_proto::identity::v1::{
-    GetJwksRequest, GetJwksResponse, IntrospectTokenRequest, IntrospectTokenResponse, IssueServiceTokenRequest,
-    IssueServiceTokenResponse, RefreshTokensRequest, RefreshTokensResponse, SignInRequest, SignInResponse,
-    SignOutRequest, SignOutResponse, SignUpRequest, SignUpResponse,
+    GetJwksRequest, GetJwksResponse, IntrospectTokenRequest, IntrospectTokenResponse,
+    IssueServiceTokenRequest, IssueServiceTokenResponse, RefreshTokensRequest, RefreshTokensResponse,
+    SignInRequest, SignInResponse, SignOutRequest, SignOutResponse, SignUpRequest, SignUpResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -55,7 +55,8 @@ impl AuthService for AuthRpcs {
         &self,
         _: Request<IssueServiceTokenRequest>,
     ) -> Result<Response<IssueServiceTokenResponse>, Status> {
-        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.AuthService/IssueServiceToken" }.into())
+        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.AuthService/IssueServiceToken" }
+            .into())
     }
 
     async fn introspect_token(

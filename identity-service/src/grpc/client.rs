@@ -41,7 +41,7 @@ impl ClientAddress {
 }
 
 fn forwarded(metadata: &MetadataMap, name: &AsciiMetadataKey) -> Option<IpAddr> {
-    let newest = metadata.get_all(name).iter().last()?.to_str().ok()?;
+    let newest = metadata.get_all(name).iter().next_back()?.to_str().ok()?;
     newest.rsplit(',').next()?.trim().parse().ok()
 }
 

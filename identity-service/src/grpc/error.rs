@@ -28,7 +28,8 @@ fn failure(error: Error) -> Failure {
     let new = |code, reason: ErrorReason, message: &str| Failure::new(code, DOMAIN, reason.reason(), message);
     match error {
         Error::Invalid(invalid) => {
-            new(Code::InvalidArgument, ErrorReason::ValidationFailed, &invalid.to_string()).violations(invalid.0)
+            new(Code::InvalidArgument, ErrorReason::ValidationFailed, &invalid.to_string())
+                .violations(invalid.0)
         }
         Error::EmailTaken => {
             new(Code::AlreadyExists, ErrorReason::EmailTaken, "a user with this e-mail address exists")
@@ -40,9 +41,11 @@ fn failure(error: Error) -> Failure {
             new(Code::ResourceExhausted, ErrorReason::TooManyAttempts, "too many failed attempts")
                 .retry_after(retry_after)
         }
-        Error::TokenRevoked => {
-            new(Code::Unauthenticated, ErrorReason::TokenRevoked, "the access token was revoked: sign in again")
-        }
+        Error::TokenRevoked => new(
+            Code::Unauthenticated,
+            ErrorReason::TokenRevoked,
+            "the access token was revoked: sign in again",
+        ),
         Error::MethodUnimplemented { method } => new(
             Code::Unimplemented,
             ErrorReason::MethodUnimplemented,
@@ -111,7 +114,12 @@ mod tests {
             (Error::CredentialsInvalid, Code::Unauthenticated, "CREDENTIALS_INVALID", false),
             (Error::TooManyAttempts { retry_after }, Code::ResourceExhausted, "TOO_MANY_ATTEMPTS", true),
             (Error::TokenRevoked, Code::Unauthenticated, "TOKEN_REVOKED", false),
-            (Error::MethodUnimplemented { method: "/a/B" }, Code::Unimplemented, "METHOD_UNIMPLEMENTED", false),
+            (
+                Error::MethodUnimplemented { method: "/a/B" },
+                Code::Unimplemented,
+                "METHOD_UNIMPLEMENTED",
+                false,
+            ),
             (Error::Overloaded, Code::ResourceExhausted, "OVERLOADED", true),
             (Error::DatabaseUnavailable(cause()), Code::Unavailable, "DATABASE_UNAVAILABLE", true),
             (Error::CommitUnknown, Code::Unavailable, "DATABASE_UNAVAILABLE", true),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use rowlock_proto::identity::v1::user_service_server::UserService;
 use rowlock_proto::identity::v1::{
     BatchGetUsersRequest, BatchGetUsersResponse, ChangePasswordRequest, ChangePasswordResponse, GetMeRequest,
-    GetMeResponse, GetUserRequest, GetUserResponse, ListMySessionsRequest, ListMySessionsResponse, ListUsersRequest,
-    ListUsersResponse, RevokeMySessionRequest, RevokeMySessionResponse, RevokeUserSessionsRequest,
-    RevokeUserSessionsResponse, UpdateMeRequest, UpdateMeResponse, UpdateUserRequest, UpdateUserResponse,
+    GetMeResponse, GetUserRequest, GetUserResponse, ListMySessionsRequest, ListMySessionsResponse,
+    ListUsersRequest, ListUsersResponse, RevokeMySessionRequest, RevokeMySessionResponse,
+    RevokeUserSessionsRequest, RevokeUserSessionsResponse, UpdateMeRequest, UpdateMeResponse,
+    UpdateUserRequest, UpdateUserResponse,
 };
 use service_core::auth::principal;
 use tonic::{Request, Response, Status};
@@ -69,7 +70,10 @@ impl UserService for UserRpcs {
         Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.UserService/BatchGetUsers" }.into())
     }
 
-    async fn update_user(&self, _: Request<UpdateUserRequest>) -> Result<Response<UpdateUserResponse>, Status> {
+    async fn update_user(
+        &self,
+        _: Request<UpdateUserRequest>,
+    ) -> Result<Response<UpdateUserResponse>, Status> {
         Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.UserService/UpdateUser" }.into())
     }
 
@@ -77,6 +81,7 @@ impl UserService for UserRpcs {
         &self,
         _: Request<RevokeUserSessionsRequest>,
     ) -> Result<Response<RevokeUserSessionsResponse>, Status> {
-        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.UserService/RevokeUserSessions" }.into())
+        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.UserService/RevokeUserSessions" }
+            .into())
     }
 }

@@ -127,8 +127,8 @@ mod tests {
         assert_eq!(
             claims,
             serde_json::json!({
-                "iss": "identity.test", "sub": subject, "aud": "rowlock.test", "role": "organizer",
-                "exp": second + 300, "nbf": second, "iat": second, "jti": claims["jti"], "sid": session, "sv": 7
+                "iss": "identity.test", "sub": subject.to_string(), "aud": "rowlock.test", "role": "organizer",
+                "exp": second + 300, "nbf": second, "iat": second, "jti": claims["jti"], "sid": session.to_string(), "sv": 7
             })
         );
 

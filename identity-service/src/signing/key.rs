@@ -27,8 +27,10 @@ impl SigningAlgorithm {
     /// If the cryptography library fails.
     pub fn generate_pem(self) -> Result<String, KeyInvalid> {
         let pkcs8 = match self {
-            Self::Es256 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
-                .map_err(|_| KeyInvalid::NotGenerated)?,
+            Self::Es256 => {
+                EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+                    .map_err(|_| KeyInvalid::NotGenerated)?
+            }
         };
         Ok(pem::encode(&pem::Pem::new("PRIVATE KEY", pkcs8.as_ref())))
     }
@@ -44,7 +46,9 @@ pub enum KeyInvalid {
     #[error("is encrypted: decrypt it with `openssl pkcs8`")]
     Encrypted,
     /// It is a PEM block of another kind.
-    #[error("is not a PKCS#8 private key (BEGIN PRIVATE KEY): convert it with `openssl pkcs8 -topk8 -nocrypt`")]
+    #[error(
+        "is not a PKCS#8 private key (BEGIN PRIVATE KEY): convert it with `openssl pkcs8 -topk8 -nocrypt`"
+    )]
     NotPkcs8,
     /// It is of another kind, of another curve, or damaged.
     #[error("is not a P-256 key, the only kind that is strong enough and supported")]

@@ -101,10 +101,8 @@ impl KeyDir {
         let kids = || keys.iter().map(|key| key.kid().to_owned()).collect();
         let wanted = self.marked()?;
         let position = match &wanted {
-            Some(kid) => keys.iter().position(|key| key.kid() == kid).ok_or_else(|| KeyDirError::NotThere {
-                path: self.path.clone(),
-                kid: kid.clone(),
-                kids: kids(),
+            Some(kid) => keys.iter().position(|key| key.kid() == kid).ok_or_else(|| {
+                KeyDirError::NotThere { path: self.path.clone(), kid: kid.clone(), kids: kids() }
             })?,
             None if keys.is_empty() => return Err(KeyDirError::Empty(self.path.clone())),
             None if keys.len() == 1 => 0,
@@ -120,9 +118,11 @@ impl KeyDir {
     /// # Errors
     /// [`KeyDirError`]; nothing is left behind then.
     pub fn generate(&self, algorithm: SigningAlgorithm, activate: bool) -> Result<SigningKey, KeyDirError> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.path).map_err(|cause| {
-            KeyDirError::File { path: self.path.clone(), action: "made", cause }
-        })?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.path)
+            .map_err(|cause| KeyDirError::File { path: self.path.clone(), action: "made", cause })?;
         let before = self.keys()?;
         let invalid = |cause| KeyDirError::Invalid { path: self.path.join("a new key"), cause };
         let pem = algorithm.generate_pem().map_err(invalid)?;

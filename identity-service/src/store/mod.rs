@@ -9,7 +9,9 @@ mod users;
 pub use failures::{FailureKey, blocked_until, count_failure};
 pub use sessions::{NewSession, begin_session};
 pub use sweep::{Swept, sweep};
-pub use users::{Credentials, create_user, credentials_by_email, replace_password_hash, reset_to_admin, user_by_id};
+pub use users::{
+    Credentials, create_user, credentials_by_email, replace_password_hash, reset_to_admin, user_by_id,
+};
 
 use service_core::database::{TxError, unavailable};
 
@@ -17,7 +19,11 @@ use crate::domain::Error;
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        if unavailable(&error) { Self::DatabaseUnavailable(error.into()) } else { Self::Internal(error.into()) }
+        if unavailable(&error) {
+            Self::DatabaseUnavailable(error.into())
+        } else {
+            Self::Internal(error.into())
+        }
     }
 }
 

@@ -80,7 +80,11 @@ async fn insert_session(executor: impl PgExecutor<'_>, session: &NewSession) -> 
 }
 
 /// Ends every session of a user that still lives.
-pub(super) async fn revoke_sessions(connection: &mut PgConnection, user_id: Uuid, now: OffsetDateTime) -> Result<()> {
+pub(super) async fn revoke_sessions(
+    connection: &mut PgConnection,
+    user_id: Uuid,
+    now: OffsetDateTime,
+) -> Result<()> {
     sqlx::query!(
         "UPDATE sessions SET revoke_time = $2 WHERE user_id = $1 AND revoke_time IS NULL",
         user_id,

@@ -30,7 +30,8 @@ impl TryFrom<UserRow> for User {
     type Error = Error;
 
     fn try_from(row: UserRow) -> Result<Self> {
-        let inconsistent = |what: &str| Error::internal(format!("user {}: the stored {what} is not valid", row.id));
+        let inconsistent =
+            |what: &str| Error::internal(format!("user {}: the stored {what} is not valid", row.id));
         Ok(Self {
             id: row.id,
             email: Email::parse(&row.email).map_err(|_| inconsistent("e-mail"))?,
@@ -69,8 +70,17 @@ impl TryFrom<CredentialsRow> for Credentials {
     type Error = Error;
 
     fn try_from(row: CredentialsRow) -> Result<Self> {
-        let CredentialsRow { id, email, display_name, role, active, session_version, revision, create_time, password_hash } =
-            row;
+        let CredentialsRow {
+            id,
+            email,
+            display_name,
+            role,
+            active,
+            session_version,
+            revision,
+            create_time,
+            password_hash,
+        } = row;
         let user = UserRow { id, email, display_name, role, active, session_version, revision, create_time };
         Ok(Self { user: user.try_into()?, password_hash })
     }
@@ -137,7 +147,10 @@ pub async fn user_by_id(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Optio
 ///
 /// # Errors
 /// If the database fails.
-pub async fn credentials_by_email(executor: impl PgExecutor<'_>, email: &Email) -> Result<Option<Credentials>> {
+pub async fn credentials_by_email(
+    executor: impl PgExecutor<'_>,
+    email: &Email,
+) -> Result<Option<Credentials>> {
     sqlx::query_as!(
         CredentialsRow,
         "SELECT id, email, display_name, role, active, session_version, revision, create_time, password_hash
@@ -152,7 +165,10 @@ pub async fn credentials_by_email(executor: impl PgExecutor<'_>, email: &Email) 
 
 /// The user as of now, kept from changing until the transaction ends. The lock is the race's end: whoever deactivates the user
 /// or changes the password either is seen here, or waits and then finds the session that this transaction begins.
-pub(super) async fn credentials_for_session(connection: &mut PgConnection, id: Uuid) -> Result<Option<Credentials>> {
+pub(super) async fn credentials_for_session(
+    connection: &mut PgConnection,
+    id: Uuid,
+) -> Result<Option<Credentials>> {
     sqlx::query_as!(
         CredentialsRow,
         "SELECT id, email, display_name, role, active, session_version, revision, create_time, password_hash
@@ -169,7 +185,12 @@ pub(super) async fn credentials_for_session(connection: &mut PgConnection, id: U
 ///
 /// # Errors
 /// If the database fails.
-pub async fn replace_password_hash(executor: impl PgExecutor<'_>, id: Uuid, old: &str, new: &str) -> Result<()> {
+pub async fn replace_password_hash(
+    executor: impl PgExecutor<'_>,
+    id: Uuid,
+    old: &str,
+    new: &str,
+) -> Result<()> {
     sqlx::query!("UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2", id, old, new)
         .execute(executor)
         .await?;

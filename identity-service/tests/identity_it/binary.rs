@@ -1,0 +1,309 @@
+//! The binary: its commands, its complaints, its logs and its end.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use identity_service::MIGRATOR;
+use rowlock_proto::identity::v1::auth_service_client::AuthServiceClient;
+use rowlock_proto::identity::v1::user_service_client::UserServiceClient;
+use rowlock_proto::identity::v1::{GetMeRequest, Role, SignInRequest, SignInResponse};
+use service_core::test_support::{TestCluster, TestDatabase};
+use sqlx::migrate::Migrator;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::child::{Serving, binary, run};
+use crate::server::{PASSWORD, sign_up, with_token};
+
+fn keys() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("keys").to_str().unwrap().to_owned();
+    let (code, out, err) = run(binary(&["keys", "generate", "--dir", &dir]), "");
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains(".pem: it signs"), "{out}");
+    (folder, dir)
+}
+
+fn files(dir: &str) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// `serve` that must not come up: its complaint.
+fn serve_fails(database: &TestDatabase, keys: &str) -> String {
+    let mut command = binary(&["serve", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
+    command.env("ROWLOCK_DATABASE_URL", &database.url).env("ROWLOCK_KEYS_DIR", keys);
+    let (code, _, err) = run(command, "");
+    assert_eq!(code, 1, "{err}");
+    let line = err
+        .lines()
+        .find(|line| line.starts_with("identity-service: error:"))
+        .unwrap_or_else(|| panic!("{err}"));
+    line.to_owned()
+}
+
+async fn connect(serving: &Serving) -> Channel {
+    Endpoint::from_shared(format!("http://{}", serving.grpc)).unwrap().connect().await.unwrap()
+}
+
+async fn sign_in(serving: &Serving, email: &str, password: &str) -> Result<SignInResponse, tonic::Status> {
+    let request = SignInRequest { email: email.into(), password: password.into() };
+    AuthServiceClient::new(connect(serving).await).sign_in(request).await.map(tonic::Response::into_inner)
+}
+
+#[test]
+fn help_names_every_option_and_its_environment_variable() {
+    let (code, out, _) = run(binary(&["--help"]), "");
+    assert_eq!(code, 0);
+    for command in ["serve", "migrate", "keys", "admin", "health"] {
+        assert!(out.contains(&format!("\n  {command}")), "{command} is missing in {out}");
+    }
+    let (code, out, _) = run(binary(&["serve", "--help"]), "");
+    assert_eq!(code, 0);
+    for name in [
+        "ROWLOCK_DATABASE_URL",
+        "ROWLOCK_DATABASE_URL_FILE",
+        "ROWLOCK_GRPC_ADDR",
+        "ROWLOCK_HTTP_ADDR",
+        "ROWLOCK_KEYS_DIR",
+        "ROWLOCK_TOKEN_ISSUER",
+        "ROWLOCK_TOKEN_AUDIENCE",
+        "ROWLOCK_ACCESS_TOKEN_LIFETIME",
+        "ROWLOCK_REFRESH_TOKEN_LIFETIME",
+        "ROWLOCK_PASSWORD_HASH_THREADS",
+        "ROWLOCK_SIGN_IN_ACCOUNT_FAILURES",
+        "ROWLOCK_CLIENT_ADDRESS_HEADER",
+        "ROWLOCK_LOG_FORMAT",
+    ] {
+        assert!(out.contains(&format!("[env: {name}=")), "{name} is missing in {out}");
+    }
+    for command in [
+        &["migrate", "--help"][..],
+        &["keys", "generate", "--help"],
+        &["keys", "activate", "--help"],
+        &["admin", "create", "--help"],
+        &["health", "--help"],
+    ] {
+        let (code, out, _) = run(binary(command), "");
+        assert!(code == 0 && out.contains("[env: ROWLOCK_"), "{command:?}: {out}");
+    }
+}
+
+#[test]
+fn every_error_of_the_configuration_is_reported_in_one_run_without_secrets() {
+    let mut command = binary(&["serve"]);
+    command
+        .env("ROWLOCK_DATABASE_URL", "mysql://somebody:hunter2hunter2@db/x")
+        .env("ROWLOCK_GRPC_ADDR", "50051")
+        .env("ROWLOCK_LOG_FORMAT", "xml")
+        .env("ROWLOCK_KEYS_DIRR", "/keys");
+    let (code, out, err) = run(command, "");
+    assert_eq!((code, out.as_str()), (2, ""), "{err}");
+    for name in ["ROWLOCK_DATABASE_URL", "ROWLOCK_GRPC_ADDR", "ROWLOCK_LOG_FORMAT", "ROWLOCK_KEYS_DIR)"] {
+        assert!(err.contains(name), "{name} is missing in {err}");
+    }
+    assert!(err.contains("ROWLOCK_KEYS_DIRR is not known"), "{err}");
+    assert!(!err.contains("hunter2"), "{err}");
+}
+
+#[test]
+fn keys_are_never_overwritten_and_change_by_being_activated() {
+    let (_folder, dir) = keys();
+    let first = files(&dir);
+    let (code, out, _) = run(binary(&["keys", "generate", "--dir", &dir, "--algorithm", "es256"]), "");
+    assert!(code == 0 && out.contains("it is published"), "{out}");
+    let second = files(&dir);
+    assert_eq!(second.iter().filter(|name| name.ends_with(".pem")).count(), 2, "{second:?}");
+    assert!(second.contains(&first[0]));
+    let new = second.iter().find(|name| name.ends_with(".pem") && **name != first[0]).unwrap();
+    let kid = new.strip_suffix(".pem").unwrap();
+    let (code, _, err) = run(binary(&["keys", "activate", "--dir", &dir, kid]), "");
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(fs::read_to_string(Path::new(&dir).join("signing")).unwrap().trim(), kid);
+    let (code, _, err) = run(binary(&["keys", "activate", "--dir", &dir, "no-such-kid"]), "");
+    assert!(code == 1 && err.contains("no-such-kid"), "{err}");
+}
+
+#[tokio::test]
+async fn keys_that_cannot_be_used_stop_the_start_with_one_line() {
+    let database = TestCluster::database("identity", &MIGRATOR).await;
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().to_str().unwrap().to_owned();
+    let line = serve_fails(&database, &format!("{dir}/gone"));
+    assert!(line.contains("gone cannot be read"), "{line}");
+    let line = serve_fails(&database, &dir);
+    assert!(line.contains("holds no *.pem file") && line.contains("keys generate"), "{line}");
+
+    let (_keys, dir) = keys();
+    let path = Path::new(&dir).join(&files(&dir)[0]);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let line = serve_fails(&database, &dir);
+    assert!(line.contains("is open to others (mode 0644)") && line.contains("chmod 600"), "{line}");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    // A P-384 key: not one that is supported.
+    let weak =
+        aws_lc_rs::signature::EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P384_SHA384_FIXED_SIGNING)
+            .unwrap()
+            .to_pkcs8v1()
+            .unwrap();
+    fs::write(&path, pem::encode(&pem::Pem::new("PRIVATE KEY", weak.as_ref()))).unwrap();
+    let line = serve_fails(&database, &dir);
+    assert!(line.contains("is not a P-256 key"), "{line}");
+}
+
+#[tokio::test]
+async fn a_taken_port_stops_the_start_with_one_line() {
+    let database = TestCluster::database("identity", &MIGRATOR).await;
+    let (_keys, dir) = keys();
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut command =
+        binary(&["serve", "--grpc-addr", &address, "--http-addr", "127.0.0.1:0", "--keys-dir", &dir]);
+    command.env("ROWLOCK_DATABASE_URL", &database.url);
+    let (code, _, err) = run(command, "");
+    assert!(code == 1 && err.contains(&format!("address {address} is already in use")), "{err}");
+}
+
+#[tokio::test]
+async fn migrate_brings_a_database_up_to_date_and_says_so() {
+    static NOTHING: Migrator = Migrator::DEFAULT;
+    let database = TestCluster::database("empty", &NOTHING).await;
+    let migrate = || {
+        let mut command = binary(&["migrate"]);
+        command.env("ROWLOCK_DATABASE_URL", &database.url);
+        run(command, "")
+    };
+    let (code, out, err) = migrate();
+    assert!(code == 0 && out.contains("migration(s) applied"), "{out}{err}");
+    let (code, out, err) = migrate();
+    assert!(code == 0 && out.contains("up to date"), "{out}{err}");
+    let (_keys, dir) = keys();
+    let (status, _) = Serving::start(&database, &dir, "info").stop("-TERM");
+    assert_eq!(status.code(), Some(0));
+}
+
+fn admin_create(database: &TestDatabase, arguments: &[&str]) -> Command {
+    let mut command = binary(&["admin", "create", "--email", "root@example.org"]);
+    command.args(arguments).env("ROWLOCK_DATABASE_URL", &database.url);
+    command
+}
+
+#[tokio::test]
+async fn an_admin_is_made_once_and_reset_when_asked_for() {
+    let database = TestCluster::database("identity", &MIGRATOR).await;
+    let (keys, dir) = keys();
+    let file = keys.path().join("password");
+    fs::write(&file, format!("{PASSWORD}\n")).unwrap();
+    let from_file = ["--password-file", file.to_str().unwrap()];
+    let (code, out, err) = run(admin_create(&database, &from_file), "");
+    assert!(code == 0 && out.contains("created"), "{out}{err}");
+    let serving = Serving::start(&database, &dir, "info");
+    let session = sign_in(&serving, "root@example.org", PASSWORD).await.unwrap();
+    assert_eq!(session.user.unwrap().role(), Role::Admin);
+
+    // Again, with another password: nothing changes.
+    let mut from_environment = admin_create(&database, &[]);
+    from_environment.env("ROWLOCK_ADMIN_PASSWORD", "another tram 82");
+    let (code, out, err) = run(from_environment, "");
+    assert!(code == 0 && out.contains("left as is"), "{out}{err}");
+    sign_in(&serving, "root@example.org", PASSWORD).await.unwrap();
+
+    let (code, out, err) = run(admin_create(&database, &["--reset"]), "another tram 82\n");
+    assert!(code == 0 && out.contains("new password"), "{out}{err}");
+    sign_in(&serving, "root@example.org", PASSWORD).await.unwrap_err();
+    sign_in(&serving, "root@example.org", "another tram 82").await.unwrap();
+    let (ended, version): (i64, i64) = sqlx::query_as(
+        "SELECT (SELECT count(*) FROM sessions WHERE revoke_time IS NOT NULL), session_version FROM users",
+    )
+    .fetch_one(&database.pool(1))
+    .await
+    .unwrap();
+    assert_eq!((ended, version), (2, 2), "who was signed in is signed out");
+}
+
+#[tokio::test]
+async fn a_user_is_not_made_an_admin_by_accident() {
+    let database = TestCluster::database("identity", &MIGRATOR).await;
+    let (_keys, dir) = keys();
+    let serving = Serving::start(&database, &dir, "info");
+    AuthServiceClient::new(connect(&serving).await).sign_up(sign_up("root@example.org")).await.unwrap();
+    let (code, _, err) = run(admin_create(&database, &[]), "another tram 82\n");
+    assert!(code == 1 && err.contains("no active administrator"), "{err}");
+    let session = sign_in(&serving, "root@example.org", PASSWORD).await.unwrap();
+    assert_eq!(session.user.unwrap().role(), Role::Attendee);
+}
+
+#[tokio::test]
+async fn an_admins_password_keeps_the_rules() {
+    let database = TestCluster::database("identity", &MIGRATOR).await;
+    for (input, complaint) in [("", "is required"), ("short 7\n", "at least 8"), ("password123\n", "common")]
+    {
+        let (code, _, err) = run(admin_create(&database, &[]), input);
+        assert!(code == 1 && err.contains(complaint), "{input:?}: {err}");
+        assert!(input.is_empty() || !err.contains(input.trim()), "{err}");
+    }
+    let mut both = admin_create(&database, &["--password-file", "/dev/null"]);
+    both.env("ROWLOCK_ADMIN_PASSWORD", PASSWORD);
+    let (code, _, err) = run(both, "");
+    assert!(code == 2 && err.contains("give only one"), "{err}");
+}
+
+#[tokio::test]
+async fn health_tells_whether_a_server_serves() {
+    let database = TestCluster::database("identity", &MIGRATOR).await;
+    let (_keys, dir) = keys();
+    let serving = Serving::start(&database, &dir, "info");
+    let addr = format!("http://{}", serving.grpc);
+    // Ready a moment after it listens.
+    let mut answers = (0..1_000).map(|_| run(binary(&["health", "--addr", &addr]), ""));
+    let (_, out, _) = answers.find(|(code, _, _)| *code == 0).expect("it becomes ready");
+    assert_eq!(out, "serving\n");
+    let (code, _, err) = run(binary(&["health", "--addr", &addr, "--service", "no.such.Service"]), "");
+    assert_eq!(code, 1, "{err}");
+    serving.stop("-TERM");
+    let (code, _, err) = run(binary(&["health", "--addr", &addr]), "");
+    assert_eq!(code, 1, "{err}");
+}
+
+#[tokio::test]
+async fn both_signals_end_it_with_exit_code_0() {
+    let database = TestCluster::database("identity", &MIGRATOR).await;
+    let (_keys, dir) = keys();
+    for signal in ["-TERM", "-INT"] {
+        let serving = Serving::start(&database, &dir, "info");
+        let (status, log) = serving.stop(signal);
+        assert_eq!(status.code(), Some(0), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn logs_hold_no_password_no_token_and_no_address_at_any_level() {
+    let database = TestCluster::database("identity", &MIGRATOR).await;
+    let (_keys, dir) = keys();
+    let serving = Serving::start(&database, &dir, "trace,h2=info");
+    let channel = connect(&serving).await;
+    let mut auth = AuthServiceClient::new(channel.clone());
+    auth.sign_up(sign_up("Ada.Quiet@example.org")).await.unwrap();
+    auth.sign_up(sign_up("ada.quiet@example.org")).await.unwrap_err();
+    let session = sign_in(&serving, "ada.quiet@example.org", PASSWORD).await.unwrap();
+    sign_in(&serving, "ada.quiet@example.org", "wrong tram 83").await.unwrap_err();
+    sign_in(&serving, "no.quiet@example.org", "wrong tram 83").await.unwrap_err();
+    let mut users = UserServiceClient::new(channel);
+    users.get_me(with_token(GetMeRequest {}, &session.access_token)).await.unwrap();
+    let forged = format!("{}x", session.access_token);
+    users.get_me(with_token(GetMeRequest {}, &forged)).await.unwrap_err();
+    let (status, log) = serving.stop("-TERM");
+    assert_eq!(status.code(), Some(0));
+    assert!(log.contains("user signed up") && log.contains("CREDENTIALS_INVALID"), "it logs: {log}");
+    let lower = log.to_lowercase();
+    for secret in
+        [PASSWORD, "tram 83", "quiet", &session.refresh_token, &session.access_token, "$argon2id", "hunter2"]
+    {
+        assert!(!lower.contains(&secret.to_lowercase()), "{secret} is in the log:\n{log}");
+    }
+    let signature = session.access_token.rsplit('.').next().unwrap();
+    assert!(!log.contains(signature), "a part of a token is in the log");
+}

@@ -1,0 +1,112 @@
+//! The service and a database that is late, wrong or gone.
+
+use identity_service::MIGRATOR;
+use service_core::test_support::TestCluster;
+use sqlx::migrate::Migrator;
+use tonic::Code;
+use tonic_types::StatusExt;
+
+use crate::server::{PASSWORD, PATIENCE, TestServer, refusal, sign_up};
+
+#[tokio::test]
+async fn without_a_database_it_starts_is_not_ready_and_answers_unavailable() {
+    let mut database = TestCluster::database("identity", &MIGRATOR).await;
+    // Nobody listens on port 1.
+    database.url = "postgres://nobody:secret-of-nobody@127.0.0.1:1/nothing".into();
+    let server = TestServer::on(database, |_| {}).await;
+    let (head, body) = server.get("/readyz", "").await;
+    assert!(head.starts_with("http/1.1 503"), "{head}");
+    assert!(!body.contains("secret") && !body.contains("127.0.0.1"), "{body}");
+    let (head, _) = server.get("/livez", "").await;
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+
+    let status = server.auth().sign_up(sign_up("ada@example.org")).await.unwrap_err();
+    assert_eq!(refusal(&status), (Code::Unavailable, "DATABASE_UNAVAILABLE".into()));
+    assert!(status.get_error_details().retry_info().is_some());
+    assert!(!format!("{status:?}").contains("127.0.0.1"), "{status:?}");
+    assert!(!server.task.is_finished());
+}
+
+#[tokio::test]
+async fn it_becomes_ready_when_the_database_is_there() {
+    let database = TestCluster::database("identity", &MIGRATOR).await;
+    let pool = TestCluster::database("identity", &MIGRATOR).await;
+    let admin = pool.pool(1);
+    let (name, hidden) = (database.name.clone(), format!("{}_hidden", database.name));
+    let rename = async |from: &str, to: &str| {
+        let sql = format!("ALTER DATABASE {from} RENAME TO {to}");
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&admin).await.unwrap();
+    };
+    rename(&name, &hidden).await;
+    let server = TestServer::on(database, |_| {}).await;
+    let (head, _) = server.get("/readyz", "").await;
+    assert!(head.starts_with("http/1.1 503"), "{head}");
+    rename(&hidden, &name).await;
+    server.ready().await;
+    server.sign_up("ada@example.org").await;
+}
+
+#[tokio::test]
+async fn a_schema_that_lacks_migrations_ends_the_start_with_a_line_that_says_what_to_do() {
+    static NOTHING: Migrator = Migrator::DEFAULT;
+    let database = TestCluster::database("empty", &NOTHING).await;
+    let mut server = TestServer::on(database, |_| {}).await;
+    let ended = tokio::time::timeout(PATIENCE, &mut server.task).await.expect("it ends").unwrap();
+    let line = format!("{:#}", ended.unwrap_err());
+    assert!(line.contains("lacks") && line.contains("migrate"), "{line}");
+    assert!(!line.contains('\n'), "{line}");
+}
+
+#[tokio::test]
+async fn a_schema_from_the_future_ends_the_start() {
+    let database = TestCluster::database("identity", &MIGRATOR).await;
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'from the future', true, '\\x00', 0)",
+    )
+    .execute(&database.pool(1))
+    .await
+    .unwrap();
+    let mut server = TestServer::on(database, |_| {}).await;
+    let ended = tokio::time::timeout(PATIENCE, &mut server.task).await.expect("it ends").unwrap();
+    let line = format!("{:#}", ended.unwrap_err());
+    assert!(line.contains("9999"), "{line}");
+}
+
+#[tokio::test]
+async fn the_connections_may_be_cut_without_a_call_that_fails() {
+    let server = TestServer::start().await;
+    server.sign_up("ada@example.org").await;
+    let pool = server.database.pool(1);
+    for _ in 0..3 {
+        sqlx::query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name = 'rowlock-identity'",
+        )
+        .execute(&pool)
+        .await
+        .unwrap();
+        let status = server.auth().sign_up(sign_up("ada@example.org")).await.unwrap_err();
+        assert_eq!(refusal(&status), (Code::AlreadyExists, "EMAIL_TAKEN".into()));
+    }
+}
+
+#[tokio::test]
+async fn rows_that_nobody_asks_for_are_swept() {
+    let database = TestCluster::database("identity", &MIGRATOR).await;
+    let pool = database.pool(2);
+    let server = TestServer::on(database, |_| {}).await;
+    server.ready().await;
+    server.sign_up("ada@example.org").await;
+    server.sign_in("ada@example.org", PASSWORD).await.unwrap();
+    server.sign_in("nobody@example.org", PASSWORD).await.unwrap_err();
+    let now = service_core::clock::Clock::now(server.clock.as_ref());
+    let swept = identity_service::store::sweep(&pool, now, now).await.unwrap();
+    assert_eq!((swept.sessions, swept.failures), (0, 0), "what is in use stays");
+    let later = now + std::time::Duration::from_secs(31 * 86_400);
+    let swept = identity_service::store::sweep(&pool, later, later).await.unwrap();
+    assert_eq!((swept.sessions, swept.failures), (1, 2));
+    let tokens: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM refresh_tokens").fetch_one(&pool).await.unwrap();
+    assert_eq!(tokens, 0, "a session takes its tokens along");
+}

@@ -1,0 +1,21 @@
+//! identity-service over real sockets: gRPC, HTTP, PostgreSQL, and the binary itself.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "all of this is tests"
+)]
+
+mod access;
+mod backoff;
+mod bad_input;
+mod binary;
+mod child;
+mod database;
+mod jwks;
+mod raw;
+mod server;
+mod sign_in;
+mod sign_up;
+mod users;

@@ -1,0 +1,177 @@
+//! SignIn.
+
+use std::time::{Duration, Instant};
+
+use identity_service::hashing::HashCost;
+use rowlock_proto::identity::v1::{Role, SignInRequest};
+use service_core::clock::Clock;
+use service_core::validation::timestamp;
+use tonic::{Code, Request};
+
+use crate::server::{PASSWORD, TestServer, refusal};
+
+#[tokio::test]
+async fn a_sign_in_gives_both_tokens_and_the_user() {
+    let server = TestServer::start().await;
+    let user = server.sign_up("ada@example.org").await;
+    let session = server.sign_in("ADA@example.org", PASSWORD).await.unwrap();
+    assert_eq!(session.user, Some(user));
+    let now = server.clock.now();
+    let access_end = now.replace_nanosecond(0).unwrap() + Duration::from_secs(300);
+    assert_eq!(session.access_token_expire_time, Some(timestamp(access_end)));
+    assert_eq!(session.refresh_token_expire_time, Some(timestamp(now + Duration::from_secs(30 * 86_400))));
+    assert!(session.refresh_token.len() > 43);
+    assert_eq!(session.access_token.split('.').count(), 3);
+}
+
+#[tokio::test]
+async fn every_sign_in_is_a_session_of_its_own() {
+    let server = TestServer::start().await;
+    let user = server.sign_up("ada@example.org").await;
+    let mut refresh_tokens = Vec::new();
+    for agent in ["phone/1.0", "laptop/2.0"] {
+        let mut request =
+            Request::new(SignInRequest { email: "ada@example.org".into(), password: PASSWORD.into() });
+        request.metadata_mut().insert("user-agent", agent.parse().unwrap());
+        refresh_tokens.push(server.auth().sign_in(request).await.unwrap().into_inner().refresh_token);
+    }
+    assert_ne!(refresh_tokens[0], refresh_tokens[1]);
+    let sessions: Vec<(uuid::Uuid, String, i64)> = sqlx::query_as(
+        "SELECT user_id, user_agent, (SELECT count(*) FROM refresh_tokens r WHERE r.session_id = s.id)
+         FROM sessions s ORDER BY id",
+    )
+    .fetch_all(&server.database.pool(1))
+    .await
+    .unwrap();
+    let agents: Vec<&str> = sessions.iter().map(|(_, agent, _)| agent.split(' ').next().unwrap()).collect();
+    assert_eq!(agents, ["phone/1.0", "laptop/2.0"]);
+    assert!(sessions.iter().all(|(id, _, tokens)| id.to_string() == user.user_id && *tokens == 1));
+}
+
+#[tokio::test]
+async fn an_unknown_address_a_wrong_password_and_a_deactivated_user_look_alike() {
+    let server = TestServer::start().await;
+    server.sign_up("ada@example.org").await;
+    server.sign_up("gone@example.org").await;
+    sqlx::query("UPDATE users SET active = false WHERE email = 'gone@example.org'")
+        .execute(&server.database.pool(1))
+        .await
+        .unwrap();
+    let mut answers = Vec::new();
+    for (email, password) in [
+        ("nobody@example.org", PASSWORD),
+        ("ada@example.org", "violet tram 82"),
+        ("gone@example.org", PASSWORD),
+        ("gone@example.org", "violet tram 82"),
+    ] {
+        let status = server.sign_in(email, password).await.unwrap_err();
+        assert_eq!(refusal(&status), (Code::Unauthenticated, "CREDENTIALS_INVALID".into()));
+        answers.push((status.message().to_owned(), status.details().to_vec()));
+    }
+    assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{answers:?}");
+    let sessions: i64 = sqlx::query_scalar("SELECT count(*) FROM sessions")
+        .fetch_one(&server.database.pool(1))
+        .await
+        .unwrap();
+    assert_eq!(sessions, 0);
+}
+
+#[tokio::test]
+async fn an_unknown_address_takes_as_long_as_a_known_one() {
+    // So dear that the hash outweighs everything else by far.
+    let cost = HashCost { passes: 20, ..HashCost::LEAST };
+    let server = TestServer::with(|config| config.hashing.cost = cost).await;
+    server.sign_up("ada@example.org").await;
+    let mut fastest = [Duration::MAX; 2];
+    for _ in 0..3 {
+        for (time, email) in fastest.iter_mut().zip(["ada@example.org", "nobody@example.org"]) {
+            let began = Instant::now();
+            server.sign_in(email, "violet tram 82").await.unwrap_err();
+            *time = began.elapsed().min(*time);
+        }
+    }
+    let [known, unknown] = fastest;
+    assert!(unknown > known / 2 && unknown < known * 2, "known {known:?}, unknown {unknown:?}");
+}
+
+#[tokio::test]
+async fn the_same_password_from_another_keyboard_is_the_same() {
+    let server = TestServer::start().await;
+    let mut request = crate::server::sign_up("ada@example.org");
+    request.password = "cafe\u{301} au lait".into();
+    server.auth().sign_up(request).await.unwrap();
+    server.sign_in("ada@example.org", "caf\u{e9} au lait").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hash_is_renewed_at_sign_in_when_the_cost_has_grown() {
+    let first = TestServer::start().await;
+    first.sign_up("ada@example.org").await;
+    let pool = first.database.pool(1);
+    let hash = async || -> String {
+        sqlx::query_scalar("SELECT password_hash FROM users").fetch_one(&pool).await.unwrap()
+    };
+    let before = hash().await;
+    first.sign_in("ada@example.org", PASSWORD).await.unwrap();
+    assert_eq!(hash().await, before, "today's cost is not renewed");
+
+    let database = identity_database(&first).await;
+    let dearer = TestServer::on(database, |config| config.hashing.cost.passes = 3).await;
+    dearer.ready().await;
+    dearer.sign_in("ada@example.org", "violet tram 82").await.unwrap_err();
+    assert_eq!(hash().await, before, "only a right password renews");
+    dearer.sign_in("ada@example.org", PASSWORD).await.unwrap();
+    let renewed = hash().await;
+    assert!(renewed.contains("t=3"), "{renewed}");
+    dearer.sign_in("ada@example.org", PASSWORD).await.unwrap();
+    first.sign_in("ada@example.org", PASSWORD).await.unwrap();
+    assert_eq!(hash().await, renewed, "a replica with the old cost does not take it back");
+}
+
+/// Another handle of the same database.
+async fn identity_database(server: &TestServer) -> service_core::test_support::TestDatabase {
+    let mut other =
+        service_core::test_support::TestCluster::database("identity", &identity_service::MIGRATOR).await;
+    other.url = server.database.url.clone();
+    other
+}
+
+#[tokio::test]
+async fn the_role_of_a_sign_in_is_the_stored_one_as_of_now() {
+    let server = TestServer::start().await;
+    server.sign_up("ada@example.org").await;
+    sqlx::query("UPDATE users SET role = 'admin'").execute(&server.database.pool(1)).await.unwrap();
+    let session = server.sign_in("ada@example.org", PASSWORD).await.unwrap();
+    assert_eq!(session.user.unwrap().role(), Role::Admin);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_sign_ins_than_can_be_hashed_in_time_are_refused_with_a_time_to_retry() {
+    let server = TestServer::with(|config| {
+        config.hashing.limits.threads = 1;
+        config.hashing.limits.waiting = 1;
+        config.hashing.cost.passes = 10;
+    })
+    .await;
+    server.sign_up("ada@example.org").await;
+    let attempts: Vec<_> = (0..20)
+        .map(|_| {
+            let mut auth = server.auth();
+            let request = SignInRequest { email: "ada@example.org".into(), password: PASSWORD.into() };
+            tokio::spawn(async move { auth.sign_in(request).await })
+        })
+        .collect();
+    let (mut signed_in, mut refused) = (0, 0);
+    for attempt in attempts {
+        match attempt.await.unwrap() {
+            Ok(_) => signed_in += 1,
+            Err(status) => {
+                assert_eq!(refusal(&status), (Code::ResourceExhausted, "OVERLOADED".into()));
+                let details = tonic_types::StatusExt::get_error_details(&status);
+                assert!(details.retry_info().unwrap().retry_delay.is_some());
+                refused += 1;
+            }
+        }
+    }
+    assert!(signed_in >= 2 && refused > 0, "{signed_in} signed in, {refused} refused");
+}
