@@ -1,0 +1,142 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use service_core::config::{Checked, DatabaseArgs, Period, ServerArgs, TelemetryArgs};
+use service_core::health::HealthArgs;
+
+/// Rowlock's booking service: events, registrations, waitlists.
+///
+/// Every option can also be given by the environment variable that is named beside it.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "booking-service", version, max_term_width = 120)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Serve gRPC, and HTTP for operations, until SIGTERM
+    Serve(Box<ServeArgs>),
+    /// Bring the database's schema up to date, then exit
+    Migrate(Box<MigrateArgs>),
+    /// Ask a running server whether it serves; exit 0 if it does, 1 if not
+    Health(HealthArgs),
+    /// Show a running system: make accounts and an event, send a rush over all replicas, prove the result
+    Demo(DemoArgs),
+}
+
+/// Options of `serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Tokens.
+    #[command(flatten)]
+    pub tokens: TokenArgs,
+    /// Seating.
+    #[command(flatten)]
+    pub seating: SeatingArgs,
+    /// Logs.
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
+}
+
+/// Options of `migrate`.
+#[derive(Args, Clone, Debug)]
+pub struct MigrateArgs {
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// Logs.
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
+}
+
+/// Whose tokens are accepted.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Tokens")]
+pub struct TokenArgs {
+    /// identity-service, for the keys that tokens are verified with
+    #[arg(long, env = "ROWLOCK_IDENTITY_ADDR", value_name = "URL", default_value = "http://127.0.0.1:50051")]
+    pub identity_addr: String,
+    /// The issuer that tokens must name
+    #[arg(long, env = "ROWLOCK_TOKEN_ISSUER", value_name = "TEXT", default_value = "identity.rowlock")]
+    pub token_issuer: String,
+    /// The audience that tokens must name
+    #[arg(long, env = "ROWLOCK_TOKEN_AUDIENCE", value_name = "TEXT", default_value = "rowlock")]
+    pub token_audience: String,
+}
+
+/// How seats are given.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Seating")]
+pub struct SeatingArgs {
+    /// Shards, each with one database session of its own, 1 to 64
+    #[arg(long, env = "ROWLOCK_SHARDS", value_name = "N", default_value = "2")]
+    pub shards: Checked<usize>,
+    /// Commands that may wait in a shard before further ones are refused, 1 to 1000000
+    #[arg(long, env = "ROWLOCK_SHARD_QUEUE", value_name = "N", default_value = "8192")]
+    pub shard_queue: Checked<usize>,
+    /// How long a batch waits for an event that somebody else has locked before it goes on without it, 1ms to 10s
+    #[arg(long, env = "ROWLOCK_EVENT_LOCK_TIMEOUT", value_name = "DURATION", default_value = "100ms")]
+    pub event_lock_timeout: Checked<Period>,
+    /// How long a command is tried again while the database cannot be used, 0s to 5m
+    #[arg(long, env = "ROWLOCK_RETRY_WINDOW", value_name = "DURATION", default_value = "5s")]
+    pub retry_window: Checked<Period>,
+}
+
+/// Options of `demo`.
+#[derive(Args, Clone, Debug)]
+pub struct DemoArgs {
+    /// identity-service
+    #[arg(long, env = "ROWLOCK_IDENTITY_ADDR", value_name = "URL", default_value = "http://127.0.0.1:50051")]
+    pub identity_addr: String,
+    /// The booking replicas, separated by commas
+    #[arg(
+        long,
+        env = "ROWLOCK_BOOKING_ADDRS",
+        value_name = "URLS",
+        default_value = "http://127.0.0.1:50052"
+    )]
+    pub booking_addrs: String,
+    /// The organizer's account; made if it does not exist
+    #[arg(
+        long,
+        env = "ROWLOCK_ORGANIZER_EMAIL",
+        value_name = "EMAIL",
+        default_value = "organizer@rowlock.test"
+    )]
+    pub organizer_email: String,
+    /// The organizer's password
+    #[arg(long, env = "ROWLOCK_ORGANIZER_PASSWORD", value_name = "TEXT", hide_env_values = true)]
+    pub organizer_password: String,
+    /// The attendee's account; made if it does not exist
+    #[arg(
+        long,
+        env = "ROWLOCK_ATTENDEE_EMAIL",
+        value_name = "EMAIL",
+        default_value = "attendee@rowlock.test"
+    )]
+    pub attendee_email: String,
+    /// The attendee's password
+    #[arg(long, env = "ROWLOCK_ATTENDEE_PASSWORD", value_name = "TEXT", hide_env_values = true)]
+    pub attendee_password: String,
+    /// How many people want a seat, 1 to 100000
+    #[arg(long, value_name = "N", default_value = "1000")]
+    pub users: Checked<u32>,
+    /// How many seats there are, 1 to 1000000
+    #[arg(long, value_name = "N", default_value = "100")]
+    pub seats: Checked<u32>,
+    /// The file with the accounts and addresses, to be named in the grpcurl lines
+    #[arg(long, value_name = "PATH")]
+    pub state_file: Option<PathBuf>,
+}

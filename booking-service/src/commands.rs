@@ -1,0 +1,55 @@
+//! What the binary does, one function for each command.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use anyhow::Context;
+use service_core::clock::SystemClock;
+use service_core::config::ConfigErrors;
+use service_core::ids::UuidV7;
+use service_core::lifecycle::Shutdown;
+use service_core::server::Listeners;
+use service_core::{migrate, telemetry};
+
+use crate::MIGRATOR;
+use crate::cli::{MigrateArgs, ServeArgs};
+use crate::serve::{self, Sources};
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What is wrong with the configuration, the addresses or the schema.
+pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let config = args.check()?;
+    telemetry::init(&config.telemetry)?;
+    let shutdown = Shutdown::on_signals()?;
+    let listeners = Listeners::bind(&config.server).await?;
+    let clock = Arc::new(SystemClock);
+    let sources = Sources { clock: clock.clone(), ids: Arc::new(UuidV7::new(clock)) };
+    Box::pin(serve::serve(config, listeners, sources, shutdown.token())).await
+}
+
+/// Brings the schema up to date.
+///
+/// # Errors
+/// If the database cannot be reached, or has a schema that this program does not know.
+pub async fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
+    let mut errors = ConfigErrors::default();
+    let database = args.database.check(&mut errors);
+    let telemetry = args.telemetry.check(&mut errors);
+    errors.finish()?;
+    telemetry::init(&telemetry)?;
+    let migrated = migrate::migrate(&database, &MIGRATOR).await?;
+    match migrated.applied {
+        0 => say("the schema is up to date"),
+        n => say(&format!("{n} migration(s) applied")),
+    }
+}
+
+/// Writes a line to standard output.
+///
+/// # Errors
+/// If nobody reads it.
+pub fn say(line: &str) -> anyhow::Result<()> {
+    writeln!(io::stdout(), "{line}").context("standard output cannot be written")
+}

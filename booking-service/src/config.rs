@@ -1,0 +1,113 @@
+//! The configuration of `serve`, checked: every error is found before any is reported.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use service_core::config::{
+    Checked, ConfigErrors, DatabaseConfig, DefaultAddresses, Period, ServerConfig, TelemetryConfig,
+};
+use tonic::transport::Endpoint;
+
+use crate::cli::{SeatingArgs, ServeArgs, TokenArgs};
+use crate::seating::SeatingConfig;
+
+/// Where this service listens unless it is told otherwise.
+pub const DEFAULT_ADDRESSES: DefaultAddresses = DefaultAddresses {
+    grpc: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 50052),
+    http: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9052),
+};
+
+/// Everything that serving needs to know.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// The database.
+    pub database: DatabaseConfig,
+    /// Addresses, limits and times of the server.
+    pub server: ServerConfig,
+    /// Whose tokens are accepted.
+    pub tokens: TokenConfig,
+    /// How seats are given.
+    pub seating: SeatingConfig,
+    /// Logs.
+    pub telemetry: TelemetryConfig,
+}
+
+/// Whose tokens are accepted.
+#[derive(Clone, Debug)]
+pub struct TokenConfig {
+    /// identity-service.
+    pub identity: Endpoint,
+    /// The `iss` claim.
+    pub issuer: String,
+    /// The `aud` claim.
+    pub audience: String,
+}
+
+impl ServeArgs {
+    /// Checks all options.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn check(self) -> Result<ServeConfig, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let database = self.database.check(&mut errors);
+        let server = self.server.check(DEFAULT_ADDRESSES, &mut errors);
+        let tokens = self.tokens.check(&mut errors);
+        let seating = self.seating.check(&mut errors);
+        let telemetry = self.telemetry.check(&mut errors);
+        errors.finish()?;
+        Ok(ServeConfig { database, server, tokens, seating, telemetry })
+    }
+}
+
+impl TokenArgs {
+    fn check(self, errors: &mut ConfigErrors) -> TokenConfig {
+        let identity = endpoint("--identity-addr (ROWLOCK_IDENTITY_ADDR)", &self.identity_addr, errors);
+        let mut required = |name: &str, value: &str| {
+            if value.trim().is_empty() {
+                errors.add(name, "must not be empty");
+            }
+        };
+        required("--token-issuer (ROWLOCK_TOKEN_ISSUER)", &self.token_issuer);
+        required("--token-audience (ROWLOCK_TOKEN_AUDIENCE)", &self.token_audience);
+        TokenConfig { identity, issuer: self.token_issuer, audience: self.token_audience }
+    }
+}
+
+impl SeatingArgs {
+    fn check(self, errors: &mut ConfigErrors) -> SeatingConfig {
+        let mut config = SeatingConfig::default();
+        if let Some(shards) = self.shards.take_within("--shards (ROWLOCK_SHARDS)", 1..=64, errors) {
+            config.shards = shards;
+        }
+        let name = "--shard-queue (ROWLOCK_SHARD_QUEUE)";
+        if let Some(queue) = self.shard_queue.take_within(name, 1..=1_000_000, errors) {
+            config.queue = queue;
+        }
+        let mut period = |to: &mut Duration, value: Checked<Period>, name: &str, shortest, longest| {
+            if let Some(Period(duration)) =
+                value.take_within(name, Period(shortest)..=Period(longest), errors)
+            {
+                *to = duration;
+            }
+        };
+        let name = "--event-lock-timeout (ROWLOCK_EVENT_LOCK_TIMEOUT)";
+        let (shortest, longest) = (Duration::from_millis(1), Duration::from_secs(10));
+        period(&mut config.lock_timeout, self.event_lock_timeout, name, shortest, longest);
+        let name = "--retry-window (ROWLOCK_RETRY_WINDOW)";
+        period(&mut config.retry_window, self.retry_window, name, Duration::ZERO, Duration::from_secs(300));
+        config
+    }
+}
+
+/// Reads the address of another service.
+pub fn endpoint(name: &str, url: &str, errors: &mut ConfigErrors) -> Endpoint {
+    let checked = Endpoint::from_shared(url.trim().to_owned())
+        .ok()
+        .filter(|endpoint| matches!(endpoint.uri().scheme_str(), Some("http" | "https")))
+        .filter(|endpoint| endpoint.uri().host().is_some());
+    checked.unwrap_or_else(|| {
+        errors.add(name, "must be a URL such as http://127.0.0.1:50051");
+        Endpoint::from_static("http://[::1]:0")
+    })
+}

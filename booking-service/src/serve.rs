@@ -1,0 +1,140 @@
+//! `serve`: putting the parts together.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use rowlock_proto::identity::v1::GetJwksRequest;
+use rowlock_proto::identity::v1::auth_service_client::AuthServiceClient;
+use service_core::clock::Clock;
+use service_core::database;
+use service_core::database_check::watch_database;
+use service_core::ids::IdSource;
+use service_core::lifecycle::{Readiness, ReadinessHandle};
+use service_core::server::{GrpcServer, Listeners};
+use service_core::telemetry;
+use service_core::token::{JwksSource, KeySet, TokenVerifier, VerifierConfig, refresh_keys};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::MIGRATOR;
+use crate::config::ServeConfig;
+use crate::grpc::{self, Booking};
+use crate::seating::Seating;
+use crate::simulate::Simulator;
+
+/// How this service calls itself in PostgreSQL's `pg_stat_activity`.
+pub const APPLICATION_NAME: &str = "rowlock-booking";
+
+/// How often identity's keys are fetched, and how soon again for a token of an unknown key.
+const FETCH_KEYS_EVERY: Duration = Duration::from_secs(60);
+const FETCH_KEYS_GAP: Duration = Duration::from_secs(5);
+/// How often it is looked whether the first keys are there.
+const LOOK_FOR_KEYS: Duration = Duration::from_millis(50);
+
+/// What the service takes from outside of itself.
+#[derive(Clone)]
+pub struct Sources {
+    /// Tells the time for tokens; seats go by the database's clock.
+    pub clock: Arc<dyn Clock>,
+    /// Makes ids.
+    pub ids: Arc<dyn IdSource>,
+}
+
+/// Serves on `listeners` until `shutdown`, then finishes what is accepted. The database and identity may be down at first:
+/// the service is ready when both have been there.
+///
+/// # Errors
+/// If the database's schema is not the one that this program knows.
+pub async fn serve(
+    config: ServeConfig,
+    listeners: Listeners,
+    sources: Sources,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let metrics = telemetry::init(&config.telemetry)?;
+    let keys = Arc::new(KeySet::new());
+    let verify = VerifierConfig::new(&config.tokens.issuer, &config.tokens.audience);
+    let verifier = Arc::new(TokenVerifier::new(verify, Arc::clone(&keys), Arc::clone(&sources.clock)));
+
+    let pool = database::pool(&config.database, APPLICATION_NAME).await;
+    let seats = database::connect_options(&config.database, "rowlock-booking-seating");
+    let seating = Arc::new(Seating::start(&config.seating, &seats, &sources.ids));
+    let booking = Arc::new(Booking {
+        seating: Arc::clone(&seating),
+        pool: pool.clone(),
+        ids: Arc::clone(&sources.ids),
+        simulator: Simulator::default(),
+    });
+
+    let routes = grpc::routes(&booking, config.server.max_message_bytes);
+    let readiness = Readiness::new();
+    let (database_check, keys_check) = (readiness.register("database"), readiness.register("identity_keys"));
+    let server = GrpcServer {
+        config: config.server,
+        domain: grpc::DOMAIN,
+        access: grpc::access::ACCESS,
+        verifier,
+        ids: Arc::clone(&sources.ids),
+        descriptor_sets: vec![rowlock_proto::FILE_DESCRIPTOR_SET],
+        service_names: grpc::SERVICE_NAMES.to_vec(),
+        readiness,
+        metrics,
+    };
+
+    // What ends the server: the outer shutdown, or a schema that cannot be served.
+    let stop = shutdown.child_token();
+    let watch = async {
+        let watched = watch_database(&pool, &MIGRATOR, &database_check, &stop).await;
+        stop.cancel();
+        watched
+    };
+    let fetch = refresh_keys(
+        Arc::clone(&keys),
+        Identity::at(&config.tokens.identity),
+        FETCH_KEYS_EVERY,
+        FETCH_KEYS_GAP,
+        stop.clone(),
+    );
+    let (served, watched, (), ()) = tokio::join!(
+        server.serve(routes, axum::Router::new(), listeners, stop.clone()),
+        watch,
+        fetch,
+        await_keys(&keys, &keys_check, &stop),
+    );
+    // Every call has its answer or is out of time: what the shards still hold is finished.
+    seating.drain().await;
+    pool.close().await;
+    watched?;
+    served
+}
+
+/// Ready once the first keys are there. Later failures keep the old keys, and with them the readiness.
+async fn await_keys(keys: &KeySet, check: &ReadinessHandle, stop: &CancellationToken) {
+    check.set_unready("identity-service has not given its keys yet");
+    while keys.is_empty() {
+        if stop.run_until_cancelled(sleep(LOOK_FOR_KEYS)).await.is_none() {
+            return;
+        }
+    }
+    check.set_ready();
+}
+
+/// identity-service as the publisher of keys.
+struct Identity(AuthServiceClient<Channel>);
+
+impl Identity {
+    fn at(endpoint: &Endpoint) -> Self {
+        Self(AuthServiceClient::new(endpoint.clone().connect_timeout(Duration::from_secs(5)).connect_lazy()))
+    }
+}
+
+impl JwksSource for Identity {
+    fn fetch(&self) -> BoxFuture<'_, Result<String, Box<dyn Error + Send + Sync>>> {
+        let mut client = self.0.clone();
+        async move { Ok(client.get_jwks(GetJwksRequest {}).await?.into_inner().jwks_json) }.boxed()
+    }
+}
