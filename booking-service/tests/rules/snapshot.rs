@@ -172,7 +172,7 @@ impl Store {
             Ok(Outcome::CheckedIn { registration, already }) => {
                 Ok(Outcome::CheckedIn { registration: self.name_registration(registration), already })
             }
-            Ok(outcome @ (Outcome::Event(_) | Outcome::Deleted | Outcome::Unchanged)) => Ok(outcome),
+            Ok(outcome @ (Outcome::Event(_) | Outcome::Unchanged)) => Ok(outcome),
             Err(refusal) => {
                 let mut refused = Refused::from(refusal);
                 refused.named = refused.named.map(|id| self.name_of(id));

@@ -160,7 +160,8 @@ impl Model {
             return refused("STATE_CONFLICT", old.id);
         }
         self.log(actor, old.id, ChangeAction::EventDeleted, old.id, None);
+        let deleted = self.event_answer(old.id);
         self.settings.retain(|(event, _)| event.id != old.id);
-        Ok(Outcome::Deleted)
+        deleted
     }
 }
