@@ -11,7 +11,7 @@ use crate::signing::SigningAlgorithm;
 ///
 /// Every option can also be given by the environment variable that is named beside it.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "identity-service", version, max_term_width = 120)]
+#[command(name = "identity-service", version)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

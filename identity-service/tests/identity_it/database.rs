@@ -110,3 +110,23 @@ async fn rows_that_nobody_asks_for_are_swept() {
         sqlx::query_scalar("SELECT count(*) FROM refresh_tokens").fetch_one(&pool).await.unwrap();
     assert_eq!(tokens, 0, "a session takes its tokens along");
 }
+
+#[tokio::test]
+async fn a_connection_that_is_lost_at_commit_is_told_as_an_unknown_outcome() {
+    let server = TestServer::start().await;
+    let pool = server.database.pool(2);
+    // The session ends itself at COMMIT, as a server that crashes then would.
+    for statement in [
+        "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(60); RETURN NULL; END $$",
+        "CREATE CONSTRAINT TRIGGER die AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED
+         FOR EACH ROW EXECUTE FUNCTION die()",
+    ] {
+        sqlx::query(statement).execute(&pool).await.unwrap();
+    }
+    let status = server.auth().sign_up(sign_up("ada@example.org")).await.unwrap_err();
+    assert_eq!(refusal(&status), (Code::Unavailable, "DATABASE_UNAVAILABLE".into()));
+    assert!(status.message().contains("unknown"), "{status:?}");
+    sqlx::query("DROP TRIGGER die ON users").execute(&pool).await.unwrap();
+    server.sign_up("ada@example.org").await;
+}

@@ -8,7 +8,7 @@ use service_core::clock::Clock;
 use service_core::validation::timestamp;
 use tonic::{Code, Request};
 
-use crate::server::{PASSWORD, TestServer, refusal};
+use crate::server::{PASSWORD, PATIENCE, TestServer, refusal};
 
 #[tokio::test]
 async fn a_sign_in_gives_both_tokens_and_the_user() {
@@ -174,4 +174,82 @@ async fn more_sign_ins_than_can_be_hashed_in_time_are_refused_with_a_time_to_ret
         }
     }
     assert!(signed_in >= 2 && refused > 0, "{signed_in} signed in, {refused} refused");
+}
+
+/// Waits until a statement that begins with `query` waits for a lock.
+async fn waiting(pool: &sqlx::PgPool, query: &str) {
+    let look = async {
+        loop {
+            let waiting: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE $1 || '%'",
+            )
+            .bind(query)
+            .fetch_one(pool)
+            .await
+            .unwrap();
+            if waiting > 0 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, look).await.expect("somebody waits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_while_the_password_is_judged_counts() {
+    for (change, reason) in [
+        ("UPDATE users SET active = false", Some("CREDENTIALS_INVALID")),
+        // The hash of another password.
+        (
+            "UPDATE users SET password_hash = (SELECT password_hash FROM users WHERE email = 'bob@example.org')",
+            Some("CREDENTIALS_INVALID"),
+        ),
+        // Nothing that matters to a sign-in.
+        ("UPDATE users SET display_name = 'Countess of Lovelace'", None),
+    ] {
+        let server = TestServer::start().await;
+        server.sign_up("ada@example.org").await;
+        let bob = rowlock_proto::identity::v1::SignUpRequest {
+            password: "another tram 82".into(),
+            ..crate::server::sign_up("bob@example.org")
+        };
+        server.auth().sign_up(bob).await.unwrap();
+        let pool = server.database.pool(2);
+        let mut other = pool.begin().await.unwrap();
+        sqlx::query(change).execute(&mut *other).await.unwrap();
+        // It finds the user as before, judges the password, and then waits for the change.
+        let mut auth = server.auth();
+        let request = SignInRequest { email: "ada@example.org".into(), password: PASSWORD.into() };
+        let sign_in = tokio::spawn(async move { auth.sign_in(request).await });
+        waiting(&pool, "SELECT id, email, display_name, role, active").await;
+        other.commit().await.unwrap();
+        let answer = sign_in.await.unwrap();
+        assert_eq!(answer.err().map(|status| refusal(&status).1).as_deref(), reason, "{change}");
+        let sessions: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM sessions").fetch_one(&pool).await.unwrap();
+        assert_eq!(sessions, i64::from(reason.is_none()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_password_is_not_confirmed_when_the_account_was_blocked_while_it_was_judged() {
+    let server = TestServer::start().await;
+    server.sign_up("ada@example.org").await;
+    server.sign_in("ada@example.org", "violet tram 82").await.unwrap_err();
+    let pool = server.database.pool(2);
+    let mut other = pool.begin().await.unwrap();
+    sqlx::query("UPDATE sign_in_failures SET blocked_until = '2026-05-04 12:01:00Z' WHERE scope = 'account'")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let mut auth = server.auth();
+    let request = SignInRequest { email: "ada@example.org".into(), password: PASSWORD.into() };
+    let sign_in = tokio::spawn(async move { auth.sign_in(request).await });
+    waiting(&pool, "SELECT failures").await;
+    other.commit().await.unwrap();
+    let status = sign_in.await.unwrap().unwrap_err();
+    assert_eq!(refusal(&status), (Code::ResourceExhausted, "TOO_MANY_ATTEMPTS".into()));
+    let sessions: i64 = sqlx::query_scalar("SELECT count(*) FROM sessions").fetch_one(&pool).await.unwrap();
+    assert_eq!(sessions, 0);
 }
