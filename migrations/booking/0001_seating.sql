@@ -128,11 +128,25 @@ CREATE TABLE changes (
     subject_id      uuid,                   -- the user whom it concerns, if it concerns one
     details         jsonb       NOT NULL,
     change_time     timestamptz NOT NULL,   -- the database's clock, read under the lock
-    -- Versions order one event. Across events, commit order is not insert order: a reader of the whole log goes by
-    -- transaction and reads only below the oldest one in flight (pg_snapshot_xmin).
-    transaction_id  xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    batch           bigint      NOT NULL,   -- the writing transaction's number, see change_batches
 
     PRIMARY KEY (event_id, version)
 );
 
-CREATE INDEX changes_by_transaction ON changes (transaction_id, event_id, version);
+-- Orders the whole log. A transaction draws its number after it has locked its events, so of two transactions that change
+-- one event the later one has the higher number. (Its transaction id does not do: that one is given with the first of
+-- its locks, and a transaction that then waits for its second lock writes after others with higher ids.) Numbers are
+-- drawn, not committed, in order: how far the log can be read without passing over somebody is worked out in
+-- booking-service's store/changes.rs.
+CREATE SEQUENCE change_batches AS bigint CACHE 1;
+
+CREATE INDEX changes_by_batch ON changes (batch, event_id, version);
+-- What organizers, admins and services did. Attendees act on what is theirs, and are found by that.
+CREATE INDEX changes_by_staff ON changes (actor_id, batch) WHERE actor_role <> 'ATTENDEE';
+
+-- How far retention has removed the beginning of the log: one row.
+CREATE TABLE change_log_floor (
+    singleton  boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    batch      bigint  NOT NULL             -- changes up to this number may be gone
+);
+INSERT INTO change_log_floor (batch) VALUES (0);

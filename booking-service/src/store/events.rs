@@ -88,8 +88,8 @@ pub async fn insert(
         return Ok(false);
     }
     sqlx::query!(
-        "INSERT INTO changes (event_id, version, actor_id, actor_role, action, entity_id, details, change_time)
-         VALUES ($1, $2, $3, $4, $5, $1, jsonb_build_object('capacity', $6::int), $7)",
+        "INSERT INTO changes (event_id, version, actor_id, actor_role, action, entity_id, details, change_time, batch)
+         VALUES ($1, $2, $3, $4, $5, $1, jsonb_build_object('capacity', $6::int), $7, nextval('change_batches'))",
         event.id,
         event.version,
         actor.id,

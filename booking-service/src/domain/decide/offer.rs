@@ -46,6 +46,7 @@ impl Table<'_> {
             | EntryState::Left
             | EntryState::Cancelled => return Err(Refusal::EntryState { entry_id, state: entry.state }),
         }
+        self.check_not_over(event)?;
         // The seats pass from the offer to the registration: seats_remaining does not change.
         let registration = self.seat(&entry);
         entry.state = EntryState::Accepted;

@@ -9,7 +9,11 @@ use crate::domain::effects::Ending;
 ///
 /// # Errors
 /// Whatever the database says.
-pub(super) async fn end_event(connection: &mut PgConnection, ending: &Ending) -> Result<i64, StoreError> {
+pub(super) async fn end_event(
+    connection: &mut PgConnection,
+    ending: &Ending,
+    batch: i64,
+) -> Result<i64, StoreError> {
     let last_version = sqlx::query_scalar!(
         r#"
         WITH registrations_ended AS (
@@ -27,8 +31,8 @@ pub(super) async fn end_event(connection: &mut PgConnection, ending: &Ending) ->
             SELECT 2, position, 'WAITLIST_CANCELLED', id, user_id, details FROM entries_ended
         ), logged AS (
             INSERT INTO changes (event_id, version, actor_id, actor_role, action, entity_id, subject_id, details,
-                                 change_time)
-            SELECT $1, $2 + row_number() OVER (ORDER BY kind, position, id), $3, $4, action, id, user_id, details, $5
+                                 change_time, batch)
+            SELECT $1, $2 + row_number() OVER (ORDER BY kind, position, id), $3, $4, action, id, user_id, details, $5, $6
               FROM ended
             RETURNING version
         )
@@ -39,6 +43,7 @@ pub(super) async fn end_event(connection: &mut PgConnection, ending: &Ending) ->
         ending.actor.id,
         ending.actor.role.word(),
         ending.time,
+        batch,
     )
     .fetch_one(connection)
     .await?;

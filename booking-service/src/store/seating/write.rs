@@ -15,8 +15,9 @@ use crate::domain::waitlist::Entry;
 pub struct Mark {
     event_id: Uuid,
     version: i64,
-    /// The writer's transaction id (xid8).
-    transaction_id: u64,
+    entity_id: Uuid,
+    /// The number that the transaction drew for itself.
+    batch: i64,
 }
 
 /// Writes everything and says how to recognise it. `None`: there was nothing to write.
@@ -40,7 +41,7 @@ pub async fn write_effects(
     for record in &effects.revised {
         revise_event(&mut *connection, record).await?;
     }
-    let transaction_id = insert(&mut *connection, effects).await?;
+    let batch = insert(&mut *connection, effects).await?;
     if !effects.deleted_events.is_empty() {
         sqlx::query!("DELETE FROM events WHERE id = ANY($1)", &effects.deleted_events)
             .execute(&mut *connection)
@@ -48,9 +49,10 @@ pub async fn write_effects(
     }
     let mut last_versions = Vec::with_capacity(effects.endings.len());
     for ending in &effects.endings {
-        last_versions.push(end_event(&mut *connection, ending).await?);
+        last_versions.push(end_event(&mut *connection, ending, batch).await?);
     }
-    let mark = Mark { event_id: first.event_id, version: first.version, transaction_id };
+    let mark =
+        Mark { event_id: first.event_id, version: first.version, entity_id: first.entity_id, batch };
     Ok(Some((mark, last_versions)))
 }
 
@@ -62,25 +64,29 @@ pub async fn write_effects(
 pub async fn was_committed(connection: &mut PgConnection, mark: Mark) -> Result<bool, StoreError> {
     let found = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM changes
-            WHERE event_id = $1 AND version = $2 AND transaction_id = $3::text::xid8) AS "found!""#,
+            WHERE event_id = $1 AND version = $2 AND entity_id = $3 AND batch = $4) AS "found!""#,
         mark.event_id,
         mark.version,
-        mark.transaction_id.to_string(),
+        mark.entity_id,
+        mark.batch,
     )
     .fetch_one(connection)
     .await?;
     Ok(found)
 }
 
-/// The one statement of a rush: counters, new registrations, new entries, the log. Returns the transaction's id.
-async fn insert(connection: &mut PgConnection, effects: &Effects) -> Result<u64, StoreError> {
+/// The one statement of a rush: counters, new registrations, new entries, the log. Returns the number that it drew
+/// for the transaction, all of whose locks are held by now.
+async fn insert(connection: &mut PgConnection, effects: &Effects) -> Result<i64, StoreError> {
     let Effects { events, new_registrations: registrations, new_entries: entries, changes, .. } = effects;
     // Everything in a batch happens at the one moment that its facts were read.
     let now = changes.first().map(|change| change.time);
 
-    let transaction_id = sqlx::query_scalar!(
+    let batch = sqlx::query_scalar!(
         r#"
-        WITH counters AS (
+        WITH drawn AS MATERIALIZED (
+            SELECT nextval('change_batches') AS batch
+        ), counters AS (
             UPDATE events e
                SET seats_remaining = c.seats_remaining, waitlist_size = c.waitlist_size, largest_party = c.largest_party,
                    next_position = c.next_position, version = c.version
@@ -111,14 +117,15 @@ async fn insert(connection: &mut PgConnection, effects: &Effects) -> Result<u64,
                      request_actor_id, request_id, request_fingerprint)
         ), logged AS (
             INSERT INTO changes (event_id, version, actor_id, actor_role, action, entity_id, subject_id, details,
-                                 change_time)
+                                 change_time, batch)
             SELECT l.event_id, l.version, l.actor_id, l.actor_role, l.action, l.entity_id, l.subject_id,
-                   l.details::jsonb, $7::timestamptz
+                   l.details::jsonb, $7::timestamptz, drawn.batch
               FROM unnest($31::uuid[], $32::bigint[], $33::uuid[], $34::text[], $35::text[], $36::uuid[], $37::uuid[],
                           $38::text[])
                 AS l(event_id, version, actor_id, actor_role, action, entity_id, subject_id, details)
+             CROSS JOIN drawn
         )
-        SELECT pg_current_xact_id()::text AS "transaction_id!"
+        SELECT batch AS "batch!" FROM drawn
         "#,
         &column(events, |e| e.id),
         &column(events, |e| e.seats_remaining),
@@ -161,10 +168,7 @@ async fn insert(connection: &mut PgConnection, effects: &Effects) -> Result<u64,
     )
     .fetch_one(connection)
     .await?;
-    transaction_id.parse().map_err(|_| StoreError::Inconsistent {
-        table: "changes",
-        what: format!("transaction id {transaction_id:?} is not a number"),
-    })
+    Ok(batch)
 }
 
 async fn update_registrations(
