@@ -40,7 +40,7 @@ pub(crate) const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// A published event of [`OWNER`] that begins in a day: strict queue, promotion, parties of up to 10.
+/// A published event of [`OWNER`] that begins in a day: strict queue, promotion, parties of up to 10 (or all seats).
 pub(crate) fn event(n: u32, capacity: i32) -> Event {
     Event {
         id: event_id(n),
@@ -54,7 +54,7 @@ pub(crate) fn event(n: u32, capacity: i32) -> Event {
         waitlist_size: 0,
         largest_party: 1,
         next_position: 1,
-        max_seats_per_registration: 10,
+        max_seats_per_registration: capacity.min(10),
         waitlist_policy: WaitlistPolicy::Promote,
         offer_ttl: seconds(900),
         queue_discipline: QueueDiscipline::Strict,

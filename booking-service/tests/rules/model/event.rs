@@ -29,7 +29,7 @@ impl Model {
     }
 
     /// Stores what the organizer changed.
-    fn set_event(&mut self, mut event: Event, text: EventText, actor: Actor, action: ChangeAction) {
+    fn set_event(&mut self, mut event: Event, text: &EventText, actor: Actor, action: ChangeAction) {
         event.revision += 1;
         event.update_time = self.now;
         let id = event.id;
@@ -94,7 +94,7 @@ impl Model {
             return Err(Refused { reason: "CAPACITY_BELOW_TAKEN", named: Some(old.id), numbers });
         }
         if new != *old || text != old_text {
-            self.set_event(new, text, actor, ChangeAction::EventUpdated);
+            self.set_event(new, &text, actor, ChangeAction::EventUpdated);
             self.serve(old.id);
         }
         self.event_answer(old.id)
@@ -111,7 +111,7 @@ impl Model {
                 return refused("STATE_CONFLICT", old.id);
             }
             let new = Event { state: EventState::Published, ..old.clone() };
-            self.set_event(new, self.text(old.id), actor, ChangeAction::EventPublished);
+            self.set_event(new, &self.text(old.id), actor, ChangeAction::EventPublished);
         }
         self.event_answer(old.id)
     }
@@ -135,7 +135,7 @@ impl Model {
             return refused("STATE_CONFLICT", old.id);
         }
         let new = Event { state: EventState::Cancelled, cancel_reason: reason.to_owned(), ..old.clone() };
-        self.set_event(new, self.text(old.id), actor, ChangeAction::EventCancelled);
+        self.set_event(new, &self.text(old.id), actor, ChangeAction::EventCancelled);
         for n in 0..self.registrations.len() {
             if self.registrations[n].event_id == old.id && takes_seats(&self.registrations[n]) {
                 self.registrations[n].cancel_time = Some(self.now);

@@ -1,8 +1,4 @@
-//! Random sequences of commands that are worth playing: most of them can succeed, many of them collide.
-//!
-//! A step is read from one random number against the model as it stands at that moment, so that it can name what is
-//! there: "cancel one of the holds" instead of "cancel 8f3a…". Numbers shrink towards 0 and lists towards short ones, so
-//! a failure shrinks to a short story.
+//! What happens next: a step read from a number, against the model as it stands.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -10,158 +6,34 @@ use std::time::Duration;
 use booking_service::domain::command::{
     Action, Actor, ActorRole, Command, EventPatch, Join, Register, RequestKey, WhenFull,
 };
-use booking_service::domain::event::{Event, EventState, EventText, QueueDiscipline, WaitlistPolicy};
+use booking_service::domain::event::{QueueDiscipline, WaitlistPolicy};
 use booking_service::domain::registration::{Labels, RegistrationState};
 use booking_service::domain::waitlist::EntryState;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::dice::Dice;
+use super::{Bustle, Step};
 use crate::model::Model;
-use crate::snapshot::{Answer, Snapshot};
-use crate::world::{self, ADMIN, NOON, NOTHING, OWNER, RIVAL, SERVICE, attendee, seconds};
+use crate::snapshot::Answer;
+use crate::world::{ADMIN, NOTHING, OWNER, RIVAL, SERVICE, attendee, seconds};
 
-/// How busy it is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bustle {
-    /// Attendees.
-    pub(crate) people: u32,
-    /// At most so many events.
-    pub(crate) events: u64,
-    /// At most so many seats at each.
-    pub(crate) seats: u64,
-    /// Whether everybody asks for seats of the first event before anything else happens.
-    pub(crate) rush: bool,
-}
-
-/// One step of a story.
-#[derive(Clone, Debug)]
-pub(crate) enum Step {
-    /// The clock moves on to this time.
-    Wait(OffsetDateTime),
-    /// Somebody does something; things have the names of [`crate::snapshot`].
-    Do(Command),
-}
-
-/// A sequence, and what the model made of it.
-pub(crate) struct Story {
-    pub(crate) events: Vec<(Event, EventText)>,
-    pub(crate) steps: Vec<Step>,
-    /// One per command.
-    pub(crate) answers: Vec<Answer>,
-    pub(crate) ending: Snapshot,
-}
-
-impl Story {
-    pub(crate) fn new(bustle: Bustle, setting: u64, numbers: &[u64]) -> Self {
-        let events = events(bustle, Dice(setting));
-        let mut teller = Teller {
-            bustle,
-            model: Model::new(events.clone()),
-            event_ids: events.iter().map(|(event, _)| event.id).collect(),
-            steps: Vec::new(),
-            answers: Vec::new(),
-        };
-        if bustle.rush {
-            for n in 0..bustle.people {
-                let mut dice = Dice(setting.rotate_left(n).wrapping_mul(31));
-                let event = teller.model.event(teller.event_ids[0]).expect("there is one event");
-                let largest = u64::try_from(event.max_seats_per_registration).expect("positive");
-                let action = Action::Register(Register {
-                    user_id: world::user(n),
-                    seats: dice.small(largest) + 1,
-                    when_full: WhenFull::JoinWaitlist,
-                    hold: dice.once_in(3).then(|| seconds(1 + dice.roll(40))),
-                    labels: Labels::new(),
-                    request: None,
-                });
-                teller.perform(Command { event_id: event.id, actor: attendee(n), action });
-            }
-        }
-        numbers.iter().for_each(|&number| teller.go_on(Dice(number)));
-        let Teller { model, steps, answers, .. } = teller;
-        Self { events, steps, answers, ending: model.snapshot() }
-    }
-
-    /// The story in words, for whoever has to find out why it ended badly.
-    pub(crate) fn read(&self) -> String {
-        let mut lines: Vec<String> = self.events.iter().map(|(event, _)| format!("{event:?}")).collect();
-        let mut answers = self.answers.iter();
-        for step in &self.steps {
-            lines.push(match step {
-                Step::Wait(time) => format!("at {time}"),
-                Step::Do(command) => format!("{command:?}\n    model: {:?}", answers.next()),
-            });
-        }
-        // The ids of the tests are small numbers.
-        lines.join("\n").replace("00000000-0000-0000-0000-000000", "#")
-    }
-}
-
-/// A random number, consumed digit by digit; 0 when it is used up.
-struct Dice(u64);
-
-impl Dice {
-    /// 0 … sides − 1.
-    fn roll(&mut self, sides: u64) -> u64 {
-        let rolled = self.0 % sides;
-        self.0 /= sides;
-        rolled
-    }
-
-    fn small(&mut self, sides: u64) -> i32 {
-        i32::try_from(self.roll(sides)).expect("few sides")
-    }
-
-    /// True once in `n` times, and not when the number is used up.
-    fn once_in(&mut self, n: u64) -> bool {
-        self.roll(n) == n - 1
-    }
-
-    fn one_of<T: Clone>(&mut self, things: &[T]) -> T {
-        let n = self.roll(u64::try_from(things.len()).expect("few"));
-        things[usize::try_from(n).expect("few")].clone()
-    }
-}
-
-fn events(bustle: Bustle, mut dice: Dice) -> Vec<(Event, EventText)> {
-    let count = if bustle.events == 1 { 0 } else { dice.roll(bustle.events) } + 1;
-    (0..u32::try_from(count).expect("few"))
-        .map(|n| {
-            let capacity = dice.small(bustle.seats) + 1;
-            let start_time = NOON + seconds(120 + 60 * dice.roll(7));
-            let event = Event {
-                organizer_id: if dice.once_in(3) { RIVAL.id } else { OWNER.id },
-                state: if n > 0 && dice.once_in(3) { EventState::Draft } else { EventState::Published },
-                waitlist_policy: dice.one_of(&[WaitlistPolicy::Promote, WaitlistPolicy::Offer]),
-                queue_discipline: dice.one_of(&[QueueDiscipline::Strict, QueueDiscipline::SkipAhead]),
-                max_seats_per_registration: (dice.small(4) + 1).min(capacity),
-                offer_ttl: seconds(1 + dice.roll(40)),
-                start_time,
-                end_time: start_time + seconds(30 + 30 * dice.roll(4)),
-                registration_open_time: (n > 0 && dice.once_in(4)).then(|| NOON + seconds(20)),
-                registration_close_time: dice.once_in(3).then(|| start_time + seconds(30)),
-                ..world::event(n, capacity)
-            };
-            (event, world::text())
-        })
-        .collect()
-}
-
-struct Teller {
-    bustle: Bustle,
-    model: Model,
-    event_ids: Vec<Uuid>,
-    steps: Vec<Step>,
-    answers: Vec<Answer>,
+/// Tells one step after the other, and lets the model play it.
+pub(super) struct Teller {
+    pub(super) bustle: Bustle,
+    pub(super) model: Model,
+    pub(super) event_ids: Vec<Uuid>,
+    pub(super) steps: Vec<Step>,
+    pub(super) answers: Vec<Answer>,
 }
 
 impl Teller {
-    fn perform(&mut self, command: Command) {
+    pub(super) fn perform(&mut self, command: Command) {
         self.answers.push(self.model.perform(&command));
         self.steps.push(Step::Do(command));
     }
 
-    fn go_on(&mut self, mut dice: Dice) {
+    pub(super) fn go_on(&mut self, mut dice: Dice) {
         use EntryState::{Offered, Waiting};
         use RegistrationState::{Confirmed, Held};
         let command = match dice.roll(100) {
@@ -357,7 +229,7 @@ impl Teller {
     ) -> Command {
         let rows = self.model.registrations.iter();
         let all = rows.map(|row| (likely.contains(&row.state), (row.event_id, row.user_id, row.id)));
-        match one_of_many(&mut dice, all) {
+        match dice.one_of_many(all) {
             Some(named) => self.with_thing(dice, named, action),
             None => self.register(dice),
         }
@@ -366,7 +238,7 @@ impl Teller {
     fn with_entry(&self, mut dice: Dice, likely: &[EntryState], action: impl Fn(Uuid) -> Action) -> Command {
         let rows = self.model.entries.iter();
         let all = rows.map(|row| (likely.contains(&row.state), (row.event_id, row.user_id, row.id)));
-        match one_of_many(&mut dice, all) {
+        match dice.one_of_many(all) {
             Some(named) => self.with_thing(dice, named, action),
             None => self.register(dice),
         }
@@ -417,8 +289,8 @@ impl Teller {
                     patch.capacity = Some((now + dice.small(9) - 3).max(1));
                 }
                 4 => {
-                    patch.waitlist_policy =
-                        Some(dice.one_of(&[WaitlistPolicy::Promote, WaitlistPolicy::Offer]))
+                    let either = [WaitlistPolicy::Promote, WaitlistPolicy::Offer];
+                    patch.waitlist_policy = Some(dice.one_of(&either));
                 }
                 5 | 6 => {
                     let either = [QueueDiscipline::SkipAhead, QueueDiscipline::Strict];
@@ -438,19 +310,6 @@ impl Teller {
         }
         self.with_event(dice, |etag, _| Action::Update(Box::new(EventPatch { etag, ..patch.clone() })))
     }
-}
-
-/// One of those that are likely, or of all if none is; and sometimes of all anyway. The earlier the more often: the head
-/// of a queue moves more than its tail.
-fn one_of_many<T: Clone>(dice: &mut Dice, things: impl Iterator<Item = (bool, T)>) -> Option<T> {
-    let (likely, rest): (Vec<_>, Vec<_>) = things.partition(|&(likely, _)| likely);
-    let things = if likely.is_empty() || dice.once_in(12) { rest } else { likely };
-    let count = u64::try_from(things.len()).expect("few");
-    if count == 0 {
-        return None;
-    }
-    let n = dice.roll(count).min(dice.roll(count));
-    things.get(usize::try_from(n).expect("few")).map(|(_, thing)| thing.clone())
 }
 
 /// Sometimes one of few request ids, so that they meet again, with the same request or with another.
