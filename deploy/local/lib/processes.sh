@@ -38,7 +38,7 @@ launch() {
   shift 2
   # Job control gives it a process group: a Ctrl-C at the terminal is for the script alone, which stops things in order.
   set -m
-  nohup "$@" </dev/null >"$log" 2>&1 &
+  NO_COLOR=1 nohup "$@" </dev/null >"$log" 2>&1 &
   set +m
   record_process "$file" "$!"
   disown "$!"
