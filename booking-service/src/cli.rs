@@ -45,6 +45,9 @@ pub struct ServeArgs {
     /// Seating.
     #[command(flatten)]
     pub seating: SeatingArgs,
+    /// How long changes are kept for the audit trail and for resuming streams, from 1m [default: for ever]
+    #[arg(long, env = "ROWLOCK_CHANGE_RETENTION", value_name = "DURATION", help_heading = "Change log")]
+    pub change_retention: Option<Checked<Period>>,
     /// Logs.
     #[command(flatten)]
     pub telemetry: TelemetryArgs,

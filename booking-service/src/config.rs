@@ -28,6 +28,8 @@ pub struct ServeConfig {
     pub tokens: TokenConfig,
     /// How seats are given.
     pub seating: SeatingConfig,
+    /// How long changes are kept; `None`: for ever.
+    pub change_retention: Option<Duration>,
     /// Logs.
     pub telemetry: TelemetryConfig,
 }
@@ -54,9 +56,14 @@ impl ServeArgs {
         let server = self.server.check(DEFAULT_ADDRESSES, &mut errors);
         let tokens = self.tokens.check(&mut errors);
         let seating = self.seating.check(&mut errors);
+        let name = "--change-retention (ROWLOCK_CHANGE_RETENTION)";
+        let change_retention = self.change_retention.and_then(|period| {
+            let (shortest, longest) = (Duration::from_secs(60), Duration::from_secs(100 * 365 * 86_400));
+            period.take_within(name, Period(shortest)..=Period(longest), &mut errors).map(|Period(keep)| keep)
+        });
         let telemetry = self.telemetry.check(&mut errors);
         errors.finish()?;
-        Ok(ServeConfig { database, server, tokens, seating, telemetry })
+        Ok(ServeConfig { database, server, tokens, seating, change_retention, telemetry })
     }
 }
 

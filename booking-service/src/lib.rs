@@ -6,6 +6,8 @@
 //! | [`seating`] | shards, batches, transactions: how commands reach the rules and their effects the database |
 //! | [`store`] | SQL |
 //! | [`grpc`] | messages, status codes, and who may call what |
+//! | [`feed`] | the change log as it grows: watches and streams |
+//! | [`worker`] | what happens by itself: lapsed holds and offers, retention |
 //! | [`simulate`] | rehearsals on private copies of events |
 //! | [`cli`], [`config`] | the command line and the checked configuration |
 //! | [`serve`], [`commands`], [`demo`] | what the binary does |
@@ -27,11 +29,13 @@ pub mod commands;
 pub mod config;
 pub mod demo;
 pub mod domain;
+pub mod feed;
 pub mod grpc;
 pub mod seating;
 pub mod serve;
 pub mod simulate;
 pub mod store;
+pub mod worker;
 
 /// The schema of this service's database.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/booking");

@@ -22,9 +22,11 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::MIGRATOR;
 use crate::config::ServeConfig;
+use crate::feed::Feed;
 use crate::grpc::{self, Booking};
 use crate::seating::Seating;
 use crate::simulate::Simulator;
+use crate::worker::Worker;
 
 /// How this service calls itself in PostgreSQL's `pg_stat_activity`.
 pub const APPLICATION_NAME: &str = "rowlock-booking";
@@ -63,12 +65,21 @@ pub async fn serve(
     let pool = database::pool(&config.database, APPLICATION_NAME).await;
     let seats = database::connect_options(&config.database, "rowlock-booking-seating");
     let seating = Arc::new(Seating::start(&config.seating, &seats, &sources.ids));
+    let feed = Feed::default();
     let booking = Arc::new(Booking {
         seating: Arc::clone(&seating),
         pool: pool.clone(),
         ids: Arc::clone(&sources.ids),
         simulator: Simulator::default(),
+        feed: feed.clone(),
+        clock: Arc::clone(&sources.clock),
+        draining: shutdown.clone(),
     });
+    let worker = Worker {
+        seating: Arc::clone(&seating),
+        pool: pool.clone(),
+        change_retention: config.change_retention,
+    };
 
     let routes = grpc::routes(&booking, config.server.max_message_bytes);
     let readiness = Readiness::new();
@@ -99,11 +110,13 @@ pub async fn serve(
         FETCH_KEYS_GAP,
         stop.clone(),
     );
-    let (served, watched, (), ()) = tokio::join!(
+    let (served, watched, (), (), (), ()) = tokio::join!(
         server.serve(routes, axum::Router::new(), listeners, stop.clone()),
         watch,
         fetch,
         await_keys(&keys, &keys_check, &stop),
+        feed.run(pool.clone(), stop.clone()),
+        worker.run(stop.clone()),
     );
     // Every call has its answer or is out of time: what the shards still hold is finished.
     seating.drain().await;

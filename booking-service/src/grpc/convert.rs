@@ -3,11 +3,14 @@
 use rowlock_proto::booking::v1 as pb;
 use service_core::validation::{proto_duration, timestamp};
 
+use crate::domain::change::{Change, ChangeAction};
+use crate::domain::command::ActorRole;
 use crate::domain::event::{Event, EventRecord, EventState, QueueDiscipline, WaitlistPolicy};
 use crate::domain::registration::{Registration, RegistrationState};
 use crate::domain::stats::EventStats;
 use crate::domain::verify::{Counted, Finding};
 use crate::domain::waitlist::{Entry, EntryState};
+use crate::store::changes::Seats;
 
 pub(super) fn event(record: EventRecord) -> pb::Event {
     let EventRecord { event, text } = record;
@@ -121,6 +124,66 @@ pub(super) fn verification(
 /// A count as the contract has it; more than two thousand million is shown as that.
 pub(super) fn number(count: i64) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+pub(super) fn seats(seats: Seats) -> pb::WatchEventResponse {
+    pb::WatchEventResponse {
+        event_id: seats.event_id.to_string(),
+        state: event_state(seats.state).into(),
+        capacity: seats.capacity,
+        seats_remaining: seats.seats_remaining,
+        waitlist_size: seats.waitlist_size,
+        version: seats.version,
+    }
+}
+
+pub(super) fn change(change: &Change) -> pb::Change {
+    let system = change.actor.role == ActorRole::System;
+    pb::Change {
+        event_id: change.event_id.to_string(),
+        version: change.version,
+        actor_id: if system { String::new() } else { change.actor.id.to_string() },
+        actor_role: actor_role(change.actor.role).into(),
+        action: change_action(change.action).into(),
+        entity_id: change.entity_id.to_string(),
+        subject_id: change.subject_id.map(|id| id.to_string()).unwrap_or_default(),
+        details_json: change.details.to_string(),
+        change_time: Some(timestamp(change.time)),
+    }
+}
+
+fn actor_role(role: ActorRole) -> pb::ActorRole {
+    match role {
+        ActorRole::Attendee => pb::ActorRole::Attendee,
+        ActorRole::Organizer => pb::ActorRole::Organizer,
+        ActorRole::Admin => pb::ActorRole::Admin,
+        ActorRole::Service => pb::ActorRole::Service,
+        ActorRole::System => pb::ActorRole::System,
+    }
+}
+
+pub(super) fn change_action(action: ChangeAction) -> pb::ChangeAction {
+    match action {
+        ChangeAction::EventCreated => pb::ChangeAction::EventCreated,
+        ChangeAction::EventUpdated => pb::ChangeAction::EventUpdated,
+        ChangeAction::EventPublished => pb::ChangeAction::EventPublished,
+        ChangeAction::EventCancelled => pb::ChangeAction::EventCancelled,
+        ChangeAction::EventDeleted => pb::ChangeAction::EventDeleted,
+        ChangeAction::RegistrationCreated => pb::ChangeAction::RegistrationCreated,
+        ChangeAction::RegistrationHeld => pb::ChangeAction::RegistrationHeld,
+        ChangeAction::RegistrationConfirmed => pb::ChangeAction::RegistrationConfirmed,
+        ChangeAction::RegistrationCancelled => pb::ChangeAction::RegistrationCancelled,
+        ChangeAction::RegistrationExpired => pb::ChangeAction::RegistrationExpired,
+        ChangeAction::RegistrationCheckedIn => pb::ChangeAction::RegistrationCheckedIn,
+        ChangeAction::WaitlistJoined => pb::ChangeAction::WaitlistJoined,
+        ChangeAction::WaitlistLeft => pb::ChangeAction::WaitlistLeft,
+        ChangeAction::WaitlistPromoted => pb::ChangeAction::WaitlistPromoted,
+        ChangeAction::WaitlistOffered => pb::ChangeAction::WaitlistOffered,
+        ChangeAction::OfferAccepted => pb::ChangeAction::OfferAccepted,
+        ChangeAction::OfferDeclined => pb::ChangeAction::OfferDeclined,
+        ChangeAction::OfferExpired => pb::ChangeAction::OfferExpired,
+        ChangeAction::WaitlistCancelled => pb::ChangeAction::WaitlistCancelled,
+    }
 }
 
 fn waitlist_policy(policy: WaitlistPolicy) -> pb::WaitlistPolicy {

@@ -46,12 +46,15 @@ pub enum CallError {
     /// A rehearsal cannot begin.
     #[error(transparent)]
     Simulation(#[from] SimulationError),
-    /// The method is in the contract and not in this build.
-    #[error("{method} is not implemented yet")]
-    Unimplemented {
-        /// Its name.
-        method: &'static str,
-    },
+    /// The log does not reach back to a resume token.
+    #[error("the change log no longer reaches back to this token")]
+    ResumeTokenExpired,
+    /// The token that a stream was opened with has ended.
+    #[error("the access token has expired")]
+    TokenExpired,
+    /// The replica of a stream is going away.
+    #[error("this replica is shutting down")]
+    Draining,
 }
 
 impl From<CallError> for Status {
@@ -90,7 +93,7 @@ fn failure(error: CallError) -> Failure {
             "the database was lost while it confirmed: the outcome is unknown, and the same request_id tells it",
         )
         .retry_after(Duration::from_secs(1)),
-        CallError::Command(CommandError::ShuttingDown) => {
+        CallError::Command(CommandError::ShuttingDown) | CallError::Draining => {
             fail(Code::Unavailable, Reason::ShuttingDown, "this replica is shutting down")
                 .retry_after(Duration::from_millis(100))
         }
@@ -115,13 +118,10 @@ fn failure(error: CallError) -> Failure {
         CallError::Simulation(SimulationError::Running) => {
             fail(Code::FailedPrecondition, Reason::SimulationRunning, "a simulation is running")
         }
-        CallError::Unimplemented { method } => Failure::new(
-            Code::Unimplemented,
-            DOMAIN,
-            Reason::MethodUnimplemented.reason(),
-            format!("{method} is not implemented yet"),
-        )
-        .with("method", method),
+        CallError::ResumeTokenExpired => {
+            fail(Code::OutOfRange, Reason::ResumeTokenExpired, &error.to_string())
+        }
+        CallError::TokenExpired => fail(Code::Unauthenticated, Reason::TokenExpired, &error.to_string()),
     }
 }
 

@@ -15,7 +15,7 @@ use service_core::validation::Violations;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{Booking, CallError, actor, convert, event_request, list_request};
+use super::{Booking, CallError, actor, convert, event_request, list_request, watch};
 use crate::domain::command::{Action, Actor, ActorRole, RequestKey};
 use crate::domain::decide::Outcome;
 use crate::domain::event::{EventRecord, EventState};
@@ -23,7 +23,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::verify::verify;
 use crate::domain::{authority, schedule};
 use crate::store::events::EventFilter;
-use crate::store::{StoreError, events, stats, verify as counting};
+use crate::store::{StoreError, changes, events, stats, verify as counting};
 
 const TEXT_FILTER_CHARS: usize = 200;
 const REASON_CHARS: usize = 500;
@@ -110,8 +110,16 @@ impl EventService for Events {
 
     type WatchEventStream = BoxStream<'static, Result<pb::WatchEventResponse, Status>>;
 
-    async fn watch_event(&self, _request: Request<pb::WatchEventRequest>) -> Reply<Self::WatchEventStream> {
-        Err(CallError::Unimplemented { method: "WatchEvent" }.into())
+    async fn watch_event(&self, request: Request<pb::WatchEventRequest>) -> Reply<Self::WatchEventStream> {
+        let (actor, end) = (actor(&request)?, self.0.stream_end(&request)?);
+        let id = event_id(&request.get_ref().event_id)?;
+        self.0.visible_event(actor, id).await?;
+        // First listen, then look: what happens in between is heard.
+        let watched = self.0.feed.watch(id);
+        let present = changes::seats(&self.0.pool, &[id]).await.map_err(CallError::from)?;
+        let present = present.into_iter().next().ok_or(Refusal::EventNotFound { event_id: id });
+        let present = present.map_err(CallError::from)?;
+        Ok(Response::new(watch::stream(watched, present, end)))
     }
 
     async fn verify_event(&self, request: Request<pb::VerifyEventRequest>) -> Reply<pb::VerifyEventResponse> {
@@ -209,7 +217,8 @@ impl Events {
         let mut violations = Violations::default();
         let size = violations.page_size(request.page_size);
         let filter = EventFilter {
-            states: list_request::states(
+            states: list_request::known(
+                "states",
                 &request.states,
                 EventState::ALL,
                 |state| convert::event_state(state).into(),

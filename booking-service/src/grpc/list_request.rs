@@ -5,21 +5,24 @@ use service_core::validation::Violations;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Reads a repeated state filter: unknown and unspecified values are violations.
-pub(super) fn states<T: Copy>(
+use crate::store::changes::Place;
+
+/// Reads a repeated enum filter: unknown and unspecified values are violations.
+pub(super) fn known<T: Copy>(
+    field: &str,
     values: &[i32],
-    words: &'static [T],
+    all: &'static [T],
     number: impl Fn(T) -> i32,
     violations: &mut Violations,
 ) -> Vec<T> {
-    let mut states = Vec::new();
+    let mut known = Vec::new();
     for (index, value) in values.iter().enumerate() {
-        match words.iter().copied().find(|&word| number(word) == *value) {
-            Some(state) => states.push(state),
-            None => violations.add(format!("states[{index}]"), "must be a state that exists"),
+        match all.iter().copied().find(|&candidate| number(candidate) == *value) {
+            Some(found) => known.push(found),
+            None => violations.add(format!("{field}[{index}]"), "must be a value that exists"),
         }
     }
-    states
+    known
 }
 
 /// A page of rows and the token of the next one. One row more than the page was asked for: if it came, there is more.
@@ -55,6 +58,23 @@ pub(super) fn after_time_and_id(
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from_be_bytes(*nanos))
         .map_err(|_| PageTokenInvalid)?;
     Ok(Some((time, Uuid::from_slice(id).map_err(|_| PageTokenInvalid)?)))
+}
+
+/// The cursor of a list in the order of the change log.
+pub(super) fn place(cursor: Option<Vec<u8>>) -> Result<Option<Place>, PageTokenInvalid> {
+    let Some(bytes) = cursor else { return Ok(None) };
+    let (batch, rest) = bytes.split_first_chunk::<8>().ok_or(PageTokenInvalid)?;
+    let (version, event_id) = rest.split_first_chunk::<8>().ok_or(PageTokenInvalid)?;
+    Ok(Some(Place {
+        batch: i64::from_be_bytes(*batch),
+        event_id: Uuid::from_slice(event_id).map_err(|_| PageTokenInvalid)?,
+        version: i64::from_be_bytes(*version),
+    }))
+}
+
+/// The cursor for [`place`].
+pub(super) fn place_cursor(place: Place) -> Vec<u8> {
+    [&place.batch.to_be_bytes(), &place.version.to_be_bytes(), place.event_id.as_bytes().as_slice()].concat()
 }
 
 /// The cursor for [`after_time_and_id`].

@@ -10,23 +10,29 @@ mod event_service;
 mod list_request;
 mod registration_service;
 mod simulation_service;
+mod stream_end;
 mod waitlist_service;
+mod watch;
 
 use std::sync::Arc;
 
 use rowlock_proto::booking::v1 as pb;
 use service_core::auth::{Principal, Role, principal};
+use service_core::clock::Clock;
 use service_core::ids::IdSource;
 use sqlx::PgPool;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::domain::command::{Action, Actor, ActorRole, Command};
 use crate::domain::decide::Outcome;
+use crate::feed::Feed;
 use crate::seating::Seating;
 use crate::simulate::Simulator;
 
 pub use error::{CallError, DOMAIN};
+use stream_end::StreamEnd;
 
 /// What the handlers work with.
 pub struct Booking {
@@ -38,9 +44,21 @@ pub struct Booking {
     pub ids: Arc<dyn IdSource>,
     /// Runs rehearsals, one at a time.
     pub simulator: Simulator,
+    /// The change log as it grows.
+    pub feed: Feed,
+    /// Tells when tokens end.
+    pub clock: Arc<dyn Clock>,
+    /// Cancelled when this replica begins to go away.
+    pub draining: CancellationToken,
 }
 
 impl Booking {
+    /// When a stream that this request opens has to end.
+    fn stream_end<T>(&self, request: &tonic::Request<T>) -> Result<StreamEnd, CallError> {
+        let expires = principal(request)?.expires;
+        Ok(StreamEnd::new(expires, self.clock.as_ref(), self.draining.clone()))
+    }
+
     /// Gives a command to its event's shard.
     async fn submit(
         &self,
@@ -73,8 +91,8 @@ pub fn routes(booking: &Arc<Booking>, max_message_bytes: usize) -> Routes {
             registration_service::Registrations(Arc::clone(booking))
         ))
         .add_service(limited!(WaitlistServiceServer, waitlist_service::Waitlists(Arc::clone(booking))))
-        .add_service(limited!(AuditServiceServer, audit_service::Audits))
-        .add_service(limited!(ChangeServiceServer, change_service::Changes))
+        .add_service(limited!(AuditServiceServer, audit_service::Audits(Arc::clone(booking))))
+        .add_service(limited!(ChangeServiceServer, change_service::Changes(Arc::clone(booking))))
         .add_service(limited!(SimulationServiceServer, simulation_service::Simulations(Arc::clone(booking))))
 }
 

@@ -131,7 +131,8 @@ impl Registrations {
         let mut violations = Violations::default();
         let size = violations.page_size(request.page_size);
         let event_id = violations.optional_uuid("event_id", &request.event_id);
-        let states = list_request::states(
+        let states = list_request::known(
+            "states",
             &request.states,
             RegistrationState::ALL,
             |state| convert::registration_state(state).into(),

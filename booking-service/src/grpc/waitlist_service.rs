@@ -125,7 +125,8 @@ impl Waitlists {
         let mut violations = Violations::default();
         let size = violations.page_size(request.page_size);
         let event_id = violations.optional_uuid("event_id", &request.event_id);
-        let states = list_request::states(
+        let states = list_request::known(
+            "states",
             &request.states,
             EntryState::ALL,
             |state| convert::entry_state(state).into(),

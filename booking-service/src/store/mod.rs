@@ -4,6 +4,8 @@
 //! join (see [`seating::session_options`]): their plans are nested loops over the indexes of `migrations/booking`,
 //! whatever the statistics said when the plan was cached.
 
+pub mod changes;
+pub mod due;
 pub mod events;
 pub mod registrations;
 mod rows;

@@ -51,8 +51,7 @@ pub async fn write_effects(
     for ending in &effects.endings {
         last_versions.push(end_event(&mut *connection, ending, batch).await?);
     }
-    let mark =
-        Mark { event_id: first.event_id, version: first.version, entity_id: first.entity_id, batch };
+    let mark = Mark { event_id: first.event_id, version: first.version, entity_id: first.entity_id, batch };
     Ok(Some((mark, last_versions)))
 }
 

@@ -1,0 +1,151 @@
+//! The tailer: finds out how far the log is final, and which watched events have changed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::watchers::{Watched, Watchers};
+use crate::store::StoreError;
+use crate::store::changes::{self, Look};
+
+/// How often the end of the log is looked at while somebody listens.
+const TICK: Duration = Duration::from_millis(20);
+/// After a failure.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Everything up to this batch is final.
+pub type Horizon = i64;
+
+/// The tailer's listeners.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    horizon: watch::Sender<Horizon>,
+    watchers: Arc<Watchers>,
+    /// Somebody has begun to listen: nothing is asked of the database while nobody does.
+    awake: Arc<Notify>,
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Self {
+            horizon: watch::Sender::new(0),
+            watchers: Arc::new(Watchers::default()),
+            awake: Arc::new(Notify::new()),
+        }
+    }
+}
+
+impl Feed {
+    /// How far the log is final, and when that changes.
+    pub fn horizon(&self) -> watch::Receiver<Horizon> {
+        let receiver = self.horizon.subscribe();
+        self.awake.notify_one();
+        receiver
+    }
+
+    /// Everything that happens to the event from now on.
+    pub fn watch(&self, event_id: uuid::Uuid) -> Watched {
+        let watched = Watchers::watch(&self.watchers, event_id);
+        self.awake.notify_one();
+        watched
+    }
+
+    /// Tails the log until `stop`.
+    pub async fn run(self, pool: PgPool, stop: CancellationToken) {
+        stop.run_until_cancelled(async {
+            loop {
+                if self.horizon.receiver_count() == 0 && self.watchers.is_empty() {
+                    self.awake.notified().await;
+                }
+                if let Err(error) = self.tail(&pool).await {
+                    tracing::debug!(%error, "the change log cannot be read now");
+                    sleep(PAUSE).await;
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Tails while somebody listens.
+    async fn tail(&self, pool: &PgPool) -> Result<(), StoreError> {
+        let mut ends = Ends::default();
+        loop {
+            let look = changes::look(pool).await?;
+            let before = *self.horizon.borrow();
+            if let Some(horizon) = ends.see(look).filter(|&horizon| horizon > before) {
+                let watched = self.watchers.events();
+                if !watched.is_empty() {
+                    let (changed, now) = changes::changed_seats(pool, &watched, before, horizon).await?;
+                    self.watchers.tell(&changed, &now);
+                }
+                self.horizon.send_replace(horizon);
+            }
+            if self.horizon.receiver_count() == 0 && self.watchers.is_empty() {
+                return Ok(());
+            }
+            sleep(TICK).await;
+        }
+    }
+}
+
+/// What earlier looks have seen and later ones have not yet shown to be final.
+#[derive(Debug, Default)]
+struct Ends {
+    /// The last number of the look before, whose transactions are bounded by the present look.
+    last: Option<i64>,
+    /// (L, N): all numbers up to L are final once all transactions below N have ended. Both increase.
+    open: VecDeque<(i64, i64)>,
+}
+
+impl Ends {
+    /// Takes the next look; says how far the log is final, if that is known.
+    fn see(&mut self, look: Look) -> Option<Horizon> {
+        // L was read in an earlier statement than N, so whoever drew a number up to L has a transaction id below N. See
+        // `store::changes`.
+        if let Some(last) = self.last.replace(look.last_batch)
+            && self.open.back().is_none_or(|&(open, _)| open < last)
+        {
+            self.open.push_back((last, look.next_transaction));
+        }
+        let mut horizon = None;
+        while let Some(&(last, bound)) = self.open.front()
+            && bound <= look.all_ended_below
+        {
+            horizon = Some(last);
+            self.open.pop_front();
+        }
+        horizon
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(last_batch: i64, all_ended_below: i64, next_transaction: i64) -> Look {
+        Look { last_batch, all_ended_below, next_transaction }
+    }
+
+    #[test]
+    fn a_number_is_final_once_every_transaction_that_may_have_drawn_a_lower_one_has_ended() {
+        let mut ends = Ends::default();
+        assert_eq!(ends.see(look(7, 100, 103)), None, "nothing bounds the first look");
+        assert_eq!(ends.see(look(9, 100, 104)), None, "transaction 100 may still commit number 6");
+        assert_eq!(ends.see(look(9, 103, 105)), None, "transaction 103 may have begun between the looks");
+        assert_eq!(ends.see(look(9, 104, 106)), Some(7));
+        assert_eq!(ends.see(look(9, 106, 106)), Some(9));
+        assert_eq!(ends.see(look(9, 106, 106)), None, "nothing new");
+    }
+
+    #[test]
+    fn an_idle_log_is_final_to_its_end_at_the_second_look() {
+        let mut ends = Ends::default();
+        assert_eq!(ends.see(look(5, 50, 50)), None);
+        assert_eq!(ends.see(look(5, 50, 50)), Some(5));
+    }
+}

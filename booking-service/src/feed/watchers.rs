@@ -1,0 +1,93 @@
+//! Who watches which event. A watcher holds the newest state and no queue: one that is slow skips ahead.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::store::changes::Seats;
+
+/// The least time between two messages to one watcher.
+const PACE: Duration = Duration::from_millis(50);
+/// For each watcher of the replica, that much more: a message costs about 20 µs, so however many watch, telling them
+/// takes a tenth of the machine at most.
+const PACE_PER_WATCHER: Duration = Duration::from_micros(100);
+
+/// What became of a watched event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing since the watch began.
+    Nothing,
+    /// It is like this now.
+    Present(Seats),
+    /// It was deleted.
+    Gone,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Watchers {
+    events: Mutex<HashMap<Uuid, watch::Sender<Seen>>>,
+}
+
+/// One watch of one event.
+#[derive(Debug)]
+pub struct Watched {
+    /// The newest state.
+    pub seen: watch::Receiver<Seen>,
+    event_id: Uuid,
+    watchers: Arc<Watchers>,
+}
+
+impl Watched {
+    /// The event.
+    pub fn event_id(&self) -> Uuid {
+        self.event_id
+    }
+
+    /// How long to wait after one message before the next, by how many watch on this replica.
+    pub fn pace(&self) -> Duration {
+        let watchers: usize = self.watchers.lock().values().map(watch::Sender::receiver_count).sum();
+        PACE.max(PACE_PER_WATCHER * u32::try_from(watchers).unwrap_or(u32::MAX))
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let mut events = self.watchers.lock();
+        // This one is still counted.
+        if events.get(&self.event_id).is_some_and(|event| event.receiver_count() <= 1) {
+            events.remove(&self.event_id);
+        }
+    }
+}
+
+impl Watchers {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, watch::Sender<Seen>>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    pub(super) fn events(&self) -> Vec<Uuid> {
+        self.lock().keys().copied().collect()
+    }
+
+    pub(super) fn watch(this: &Arc<Self>, event_id: Uuid) -> Watched {
+        let seen =
+            this.lock().entry(event_id).or_insert_with(|| watch::Sender::new(Seen::Nothing)).subscribe();
+        Watched { seen, event_id, watchers: Arc::clone(this) }
+    }
+
+    pub(super) fn tell(&self, changed: &[Uuid], now: &[Seats]) {
+        let events = self.lock();
+        for event_id in changed {
+            let Some(event) = events.get(event_id) else { continue };
+            let seats = now.iter().find(|seats| seats.event_id == *event_id);
+            event.send_replace(seats.map_or(Seen::Gone, |seats| Seen::Present(*seats)));
+        }
+    }
+}
