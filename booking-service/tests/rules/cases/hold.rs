@@ -1,14 +1,15 @@
 //! Seats that are kept for a while.
 
-use booking_service::domain::command::{Action, Actor};
+use std::time::Duration;
+
+use booking_service::domain::command::{Action, Actor, Register, WhenFull};
 use booking_service::domain::decide::Outcome;
 use booking_service::domain::refusal::Refusal;
 use booking_service::domain::registration::RegistrationState;
 use booking_service::domain::waitlist::EntryState;
 
-use super::{Desk, check_in, confirm, expire_hold, join, reason, register, registration};
+use super::{Desk, ask, check_in, confirm, expire_hold, join, reason, register, registration};
 use crate::world::{OWNER, attendee, seconds, user};
-use std::time::Duration;
 
 #[test]
 fn a_hold_keeps_its_seats_and_becomes_a_registration_in_time() {
@@ -140,11 +141,7 @@ fn a_hold_is_not_confirmed_after_the_event() {
 fn what_comes_of_a_place_in_the_queue_is_never_held() {
     let mut desk = Desk::with_seats(1);
     let first = desk.registers(1, 1);
-    let ask = booking_service::domain::command::Register {
-        when_full: booking_service::domain::command::WhenFull::JoinWaitlist,
-        hold: Some(seconds(60)),
-        ..super::ask(2, 1)
-    };
+    let ask = Register { when_full: WhenFull::JoinWaitlist, hold: Some(seconds(60)), ..ask(2, 1) };
     desk.does(attendee(2), Action::Register(ask)).expect("queued");
     desk.cancels(&first).expect("cancelled");
     let row = desk.active(2).expect("promoted");

@@ -1,6 +1,6 @@
 //! Waiting, and what freed seats become.
 
-use booking_service::domain::command::{Action, EventPatch, Join, Register, WhenFull};
+use booking_service::domain::command::{Action, Actor, EventPatch, Join, Register, WhenFull};
 use booking_service::domain::event::{Event, QueueDiscipline};
 use booking_service::domain::refusal::Refusal;
 use booking_service::domain::registration::{Labels, RegistrationState};
@@ -8,9 +8,9 @@ use booking_service::domain::waitlist::EntryState;
 
 use super::{
     Desk, ask, cancel, entry, expire_hold, join, leave, reason, register, register_or_queue, registration,
+    told,
 };
 use crate::world::{NOTHING, OWNER, attendee, event, event_id, seconds, user};
-use booking_service::domain::command::Actor;
 
 fn skipping(capacity: i32) -> Desk {
     Desk::at(Event { queue_discipline: QueueDiscipline::SkipAhead, ..event(0, capacity) })
@@ -226,7 +226,7 @@ fn more_capacity_goes_to_the_queue_first() {
     desk.registers(1, 2);
     let waiting = [desk.queues(2, 2), desk.queues(3, 2), desk.queues(4, 1)];
     let verdicts = desk.together([(OWNER, capacity(5)), (attendee(5), register(5, 1))]);
-    let told = super::told(verdicts[0].clone());
+    let told = told(verdicts[0].clone());
     assert_eq!((told.seats_remaining, told.waitlist_size), (1, 2), "the answer knows of the promotion");
     assert_eq!(reason(verdicts[1].clone()), "EVENT_FULL");
     desk.stands(&waiting[0], EntryState::Promoted);

@@ -1,15 +1,15 @@
 //! Register, cancel, check in.
 
-use booking_service::domain::command::{Actor, Register, WhenFull};
+use std::time::Duration;
+
+use booking_service::domain::command::{Action, Actor, Command, Register, WhenFull};
 use booking_service::domain::decide::Outcome;
 use booking_service::domain::event::{Event, EventState};
 use booking_service::domain::refusal::Refusal;
 use booking_service::domain::registration::RegistrationState;
 
-use super::{Desk, ask, cancel, check_in, entry, join, reason, register, registration};
+use super::{Desk, ask, cancel, check_in, confirm, entry, expire_hold, join, reason, register, registration};
 use crate::world::{NOON, NOTHING, OWNER, attendee, event, event_id, seconds, user};
-use booking_service::domain::command::Action;
-use std::time::Duration;
 
 const A_MICROSECOND: Duration = Duration::from_micros(1);
 
@@ -124,12 +124,10 @@ fn a_registration_is_not_found_under_another_event() {
     let row = desk.registers(1, 1);
     desk.store.events.insert(event_id(1), event(1, 1));
     desk.store.versions.insert(event_id(1), 1);
-    let command = booking_service::domain::command::Command {
-        event_id: event_id(1),
-        actor: OWNER,
-        action: cancel(&row),
-    };
-    assert_eq!(reason(desk.store.run(&[command]).verdicts.remove(0)), "REGISTRATION_NOT_FOUND");
+    // Both in one batch: the row is at hand, but not for the other event.
+    let at = |n, action| Command { event_id: event_id(n), actor: OWNER, action };
+    let verdicts = desk.store.run(&[at(0, confirm(&row)), at(1, cancel(&row))]).verdicts;
+    assert_eq!(reason(verdicts[1].clone()), "REGISTRATION_NOT_FOUND");
     desk.is(&row, RegistrationState::Confirmed);
 }
 
@@ -239,7 +237,7 @@ fn only_a_confirmed_party_is_let_in() {
     desk.cancels(&cancelled).expect("cancelled");
     assert_eq!(reason(desk.does(OWNER, check_in(&cancelled))), "STATE_CONFLICT");
     desk.passes(seconds(60));
-    desk.does(Actor::SYSTEM, super::expire_hold(&held)).expect("expired");
+    desk.does(Actor::SYSTEM, expire_hold(&held)).expect("expired");
     assert_eq!(reason(desk.does(OWNER, check_in(&held))), "STATE_CONFLICT");
 }
 
