@@ -25,8 +25,8 @@ impl Dice {
         things[usize::try_from(n).expect("few")].clone()
     }
 
-    /// One of those that are likely, or of all if none is; and sometimes of all anyway. The earlier the more often: the head
-    /// of a queue moves more than its tail.
+    /// One of those that are likely, if any are; sometimes one of the others. The earlier the more often: the head of
+    /// a queue moves more than its tail.
     pub(super) fn one_of_many<T: Clone>(&mut self, things: impl Iterator<Item = (bool, T)>) -> Option<T> {
         let (likely, rest): (Vec<_>, Vec<_>) = things.partition(|&(likely, _)| likely);
         let things = if likely.is_empty() || self.once_in(12) { rest } else { likely };
