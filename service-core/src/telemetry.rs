@@ -1,5 +1,6 @@
 //! Logs to standard error, metrics for Prometheus.
 
+use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,7 +45,8 @@ pub fn init(config: &TelemetryConfig) -> anyhow::Result<MetricsHandle> {
     }
     let filter = EnvFilter::try_new(&config.filter).context("the log filter is malformed")?;
     let registry = tracing_subscriber::registry().with(filter);
-    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
     // A test may have a subscriber of its own already; that one stays.
     let _ = match config.format {
         LogFormat::Json => registry.with(logs.json().flatten_event(true)).try_init(),

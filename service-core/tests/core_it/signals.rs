@@ -1,0 +1,39 @@
+//! How a process ends that is asked to.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use service_core::lifecycle::Shutdown;
+
+/// Not a test of its own: what the test below runs in a process of its own.
+#[tokio::test]
+#[ignore = "waits for signals"]
+async fn waits_for_signals() {
+    let shutdown = Shutdown::on_signals().unwrap();
+    println!("\nlistening");
+    shutdown.token().cancelled().await;
+    println!("\ndraining");
+    std::future::pending::<()>().await;
+}
+
+fn send(signal: &str, to: &Child) {
+    assert!(Command::new("kill").args([signal, &to.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn the_first_signal_drains_and_the_second_ends_the_process() {
+    for (first, second, exit_code) in [("-TERM", "-TERM", 143), ("-INT", "-INT", 130), ("-TERM", "-INT", 130)]
+    {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "signals::waits_for_signals", "--ignored", "--nocapture"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == "listening"));
+        send(first, &process);
+        assert!(lines.any(|line| line.unwrap() == "draining"));
+        send(second, &process);
+        assert_eq!(process.wait().unwrap().code(), Some(exit_code), "{first} {second}");
+    }
+}
