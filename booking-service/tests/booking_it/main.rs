@@ -1,0 +1,19 @@
+//! booking-service over real sockets: gRPC by several replicas, PostgreSQL, and the binary itself.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "all of this is tests"
+)]
+
+mod acts;
+mod caller;
+mod identity;
+mod proof;
+mod refusal;
+mod system;
+
+mod counting;
+mod events;
+mod lists;

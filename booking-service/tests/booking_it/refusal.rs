@@ -1,0 +1,115 @@
+//! What a refusal has to carry, as `error_reason.proto` promises it.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// A reason of the contract: its code, its metadata (alternatives), and whether it says when to try again.
+type Promise = (&'static str, Code, &'static [&'static [&'static str]], bool);
+
+/// Said here a second time, apart from the code that keeps it.
+const PROMISES: [Promise; 32] = [
+    ("VALIDATION_FAILED", Code::InvalidArgument, &[&[]], false),
+    ("PAGE_TOKEN_INVALID", Code::InvalidArgument, &[&[]], false),
+    ("TOKEN_MISSING", Code::Unauthenticated, &[&[]], false),
+    ("TOKEN_INVALID", Code::Unauthenticated, &[&[]], false),
+    ("TOKEN_EXPIRED", Code::Unauthenticated, &[&[]], false),
+    ("TOKEN_REVOKED", Code::Unauthenticated, &[&[]], false),
+    ("ROLE_REQUIRED", Code::PermissionDenied, &[&["needed"]], false),
+    ("EVENT_NOT_FOUND", Code::NotFound, &[&["event_id"]], false),
+    ("REGISTRATION_NOT_FOUND", Code::NotFound, &[&["registration_id"]], false),
+    ("WAITLIST_ENTRY_NOT_FOUND", Code::NotFound, &[&["entry_id"]], false),
+    ("ALREADY_REGISTERED", Code::AlreadyExists, &[&["event_id", "registration_id", "user_id"]], false),
+    ("ALREADY_WAITLISTED", Code::AlreadyExists, &[&["entry_id", "event_id", "user_id"]], false),
+    ("REQUEST_ID_REUSED", Code::AlreadyExists, &[&["request_id"]], false),
+    (
+        "EVENT_FULL",
+        Code::FailedPrecondition,
+        &[&["event_id", "seats", "seats_remaining", "waitlist_size"]],
+        false,
+    ),
+    ("EVENT_NOT_PUBLISHED", Code::FailedPrecondition, &[&["event_id"]], false),
+    ("EVENT_CANCELLED", Code::FailedPrecondition, &[&["event_id"]], false),
+    (
+        "REGISTRATION_CLOSED",
+        Code::FailedPrecondition,
+        &[&["close_time", "event_id"], &["close_time", "event_id", "open_time"]],
+        false,
+    ),
+    ("SEATS_AVAILABLE", Code::FailedPrecondition, &[&["event_id", "seats_remaining"]], false),
+    ("HOLD_EXPIRED", Code::FailedPrecondition, &[&["registration_id"]], false),
+    ("OFFER_EXPIRED", Code::FailedPrecondition, &[&["entry_id"]], false),
+    (
+        "STATE_CONFLICT",
+        Code::FailedPrecondition,
+        &[&["event_id"], &["registration_id", "state"], &["entry_id", "state"]],
+        false,
+    ),
+    ("CAPACITY_BELOW_TAKEN", Code::FailedPrecondition, &[&["capacity", "event_id", "taken"]], false),
+    ("SIMULATION_RUNNING", Code::FailedPrecondition, &[&[]], false),
+    ("ETAG_MISMATCH", Code::Aborted, &[&["etag", "event_id"]], false),
+    ("RESUME_TOKEN_EXPIRED", Code::OutOfRange, &[&[]], false),
+    ("MESSAGE_TOO_LARGE", Code::OutOfRange, &[&["max_bytes"]], false),
+    ("OVERLOADED", Code::ResourceExhausted, &[&[]], true),
+    ("RATE_LIMITED", Code::ResourceExhausted, &[&[]], true),
+    ("DATABASE_UNAVAILABLE", Code::Unavailable, &[&[]], true),
+    ("SHUTTING_DOWN", Code::Unavailable, &[&[]], true),
+    ("DEADLINE_EXCEEDED", Code::DeadlineExceeded, &[&[]], false),
+    ("METHOD_UNIMPLEMENTED", Code::Unimplemented, &[&["method"]], false),
+];
+
+/// Asserts that the answer is this refusal with everything that the contract promises of it, and gives its metadata.
+#[track_caller]
+pub(crate) fn refused<T: Debug>(answer: Result<T, Status>, reason: &str) -> HashMap<String, String> {
+    let status = answer.expect_err(reason);
+    assert_refused(&status, reason)
+}
+
+/// See [`refused`].
+#[track_caller]
+pub(crate) fn assert_refused(status: &Status, reason: &str) -> HashMap<String, String> {
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
+    assert_eq!((info.domain.as_str(), info.reason.as_str()), ("booking.rowlock", reason), "{status:?}");
+    let promise = PROMISES.iter().find(|(name, ..)| *name == reason);
+    let (_, code, keys, retry) = promise.unwrap_or_else(|| panic!("{reason} is not in the contract"));
+    assert_eq!(status.code(), *code, "{status:?}");
+    let mut given: Vec<&str> = info.metadata.keys().map(String::as_str).collect();
+    given.sort_unstable();
+    assert!(keys.contains(&given.as_slice()), "{reason} carries {given:?}, not one of {keys:?}");
+    assert_eq!(details.retry_info().is_some(), *retry, "RetryInfo in {status:?}");
+    assert!(!status.message().is_empty(), "{status:?}");
+    assert_no_leak(status);
+    info.metadata.clone()
+}
+
+/// Asserts that the answer is VALIDATION_FAILED for exactly these fields.
+#[track_caller]
+pub(crate) fn invalid<T: Debug>(answer: Result<T, Status>, fields: &[&str]) {
+    let status = answer.expect_err("an invalid request is refused");
+    assert_refused(&status, "VALIDATION_FAILED");
+    let mut named = violated(&status);
+    named.dedup();
+    assert_eq!(named, fields, "{status:?}");
+}
+
+/// The fields that a refused request is told about, in order of their names.
+pub(crate) fn violated(status: &Status) -> Vec<String> {
+    let details = status.get_error_details();
+    let violations = details.bad_request().map_or(&[][..], |bad| bad.field_violations.as_slice());
+    let mut fields: Vec<String> = violations.iter().map(|v| v.field.clone()).collect();
+    fields.sort();
+    fields
+}
+
+/// Asserts that the status tells nothing of what is behind the service.
+#[track_caller]
+pub(crate) fn assert_no_leak(status: &Status) {
+    let text = format!("{status:?}").to_lowercase();
+    for word in ["select ", "insert ", "constraint", "sqlx", "postgres", "prost", "utf-8 ", "/src/", "panick"]
+    {
+        assert!(!text.contains(word), "{word:?} in {status:?}");
+    }
+}
