@@ -143,9 +143,11 @@ fn max_seats(event: &pb::Event, violations: &mut Violations) -> i32 {
 }
 
 fn offer_ttl(event: &pb::Event, violations: &mut Violations) -> Duration {
-    violations
+    let ttl = violations
         .duration("event.offer_ttl", event.offer_ttl.as_ref(), SHORTEST_OFFER..=LONGEST_OFFER)
-        .unwrap_or(DEFAULT_OFFER)
+        .unwrap_or(DEFAULT_OFFER);
+    // The row keeps milliseconds: what is answered now must be what is read later.
+    ttl - Duration::from_nanos(u64::from(ttl.subsec_nanos() % 1_000_000))
 }
 
 fn waitlist_policy(event: &pb::Event, violations: &mut Violations) -> WaitlistPolicy {

@@ -80,7 +80,8 @@ impl Table<'_> {
             user_id: register.user_id,
             seats: register.seats,
             state: if held { RegistrationState::Held } else { RegistrationState::Confirmed },
-            hold_expire_time: register.hold.map(|hold| now + hold),
+            // The row keeps microseconds: what is answered now must be what is read later.
+            hold_expire_time: register.hold.map(|hold| (now + hold).truncate_to_microsecond()),
             waitlist_entry_id: None,
             labels: register.labels.clone(),
             request: register.request.clone(),
