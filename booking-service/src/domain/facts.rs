@@ -153,14 +153,13 @@ impl Facts {
 
     /// How much of which queues these commands can reach.
     ///
-    /// If they can free at most F seats of an event (those free now counted) and take at most D entries out of its
-    /// line, then of parties of size s at most F / s are served and at most D go otherwise: the first F / s + D + 1 of
-    /// each size are all that [`super::decide::decide`] can look at, however long the queue is.
+    /// If they can free at most F seats of an event (those free now and those of entries that leave counted), then of
+    /// parties of size s at most F / s are served or leave: the first F / s + 1 of each size are all that
+    /// [`super::decide::decide`] can look at, however long the queue is.
     pub fn heads_wanted<'a>(&self, commands: impl IntoIterator<Item = &'a Command>) -> Vec<HeadsWanted> {
         #[derive(Default)]
         struct Reach {
             freed: i64,
-            departures: i64,
             serves: bool,
         }
         let mut reach: BTreeMap<Uuid, Reach> = BTreeMap::new();
@@ -197,7 +196,6 @@ impl Facts {
                 | Action::ExpireOffer { entry_id } => {
                     if let Some(entry) = self.entries.get(entry_id) {
                         frees(entry.id, entry.seats);
-                        reach.departures += 1;
                     }
                 }
                 Action::Update(patch) => {
@@ -223,8 +221,7 @@ impl Facts {
             }
             let free = i64::from(event.seats_remaining) + reach.freed;
             for seats in 1..=event.largest_party.min(LARGEST_PARTY) {
-                let limit =
-                    (free / i64::from(seats) + reach.departures + 1).min(i64::from(event.waitlist_size));
+                let limit = (free / i64::from(seats) + 1).min(i64::from(event.waitlist_size));
                 wanted.push(HeadsWanted { event_id, seats, limit });
             }
         }

@@ -63,6 +63,10 @@ impl Table<'_> {
         let mut entry = self.own_entry(actor, event, entry_id)?;
         match entry.state {
             EntryState::Declined => Ok(Outcome::Entry(entry)),
+            // The clock decides here too: what has lapsed moves on as lapsed.
+            EntryState::Offered if entry.offer_lapsed(self.facts.now) => {
+                Err(Refusal::OfferExpired { entry_id })
+            }
             EntryState::Offered => {
                 entry.state = EntryState::Declined;
                 self.withdraw(actor, ChangeAction::OfferDeclined, &mut entry);

@@ -136,6 +136,11 @@ impl Table<'_> {
             RegistrationState::CheckedIn | RegistrationState::Expired => {
                 return Err(Refusal::RegistrationState { registration_id, state: row.state });
             }
+            // Swept or not, it has expired.
+            RegistrationState::Held if row.hold_lapsed(self.facts.now) => {
+                let state = RegistrationState::Expired;
+                return Err(Refusal::RegistrationState { registration_id, state });
+            }
             RegistrationState::Held | RegistrationState::Confirmed => {}
         }
         self.check_not_over(event)?;

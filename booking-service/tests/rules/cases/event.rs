@@ -226,7 +226,7 @@ fn who_registers_in_the_batch_that_publishes_gets_seats() {
 fn a_draft_whose_start_has_passed_is_not_published() {
     let mut desk = draft();
     desk.store.now = desk.event().start_time;
-    assert_eq!(reason(desk.does(OWNER, PUBLISH)), "STATE_CONFLICT");
+    assert_eq!(reason(desk.does(OWNER, PUBLISH)), "VALIDATION_FAILED");
     assert_eq!(desk.event().state, EventState::Draft);
 }
 

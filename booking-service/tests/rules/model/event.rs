@@ -108,7 +108,7 @@ impl Model {
                 return refused("EVENT_CANCELLED", old.id);
             }
             if old.start_time <= self.now {
-                return refused("STATE_CONFLICT", old.id);
+                return Err(Refused { reason: "VALIDATION_FAILED", named: None, numbers: vec![] });
             }
             let new = Event { state: EventState::Published, ..old.clone() };
             self.set_event(new, &self.text(old.id), actor, ChangeAction::EventPublished);

@@ -55,6 +55,9 @@ impl Model {
                 return refused("STATE_CONFLICT", id);
             }
             RegistrationState::Held | RegistrationState::Confirmed => {
+                if self.lapsed_hold(event.id, |row| row.id == id).is_some() {
+                    return refused("STATE_CONFLICT", id);
+                }
                 if self.now >= event.end_time {
                     return refused("STATE_CONFLICT", event.id);
                 }

@@ -30,6 +30,8 @@ impl Model {
         let n = self.find_entry(actor, event, id)?;
         match self.entries[n].state {
             EntryState::Left => {}
+            // Who leaves with an offer in hand turns it down.
+            EntryState::Offered | EntryState::Declined => return self.decline(actor, event, id),
             EntryState::Waiting => {
                 self.set_entry(n, EntryState::Left);
                 self.log_entry(actor, ChangeAction::WaitlistLeft, n);
