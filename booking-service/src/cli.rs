@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use service_core::config::{Checked, DatabaseArgs, Period, ServerArgs, TelemetryArgs};
 use service_core::health::HealthArgs;
+use service_core::layers::RateOption;
 
 /// Rowlock's booking service: events, registrations, waitlists.
 ///
@@ -92,6 +93,9 @@ pub struct SeatingArgs {
     /// How long a batch waits for an event that somebody else has locked before it goes on without it, 1ms to 10s
     #[arg(long, env = "ROWLOCK_EVENT_LOCK_TIMEOUT", value_name = "DURATION", default_value = "100ms")]
     pub event_lock_timeout: Checked<Period>,
+    /// Register calls a second that one attendee may make, twice as many in a burst; counted apart from other calls
+    #[arg(long, env = "ROWLOCK_REGISTER_RATE", value_name = "RATE", default_value = "10/s")]
+    pub register_rate: Checked<RateOption>,
     /// How long a command is tried again while the database cannot be used, 0s to 5m
     #[arg(long, env = "ROWLOCK_RETRY_WINDOW", value_name = "DURATION", default_value = "5s")]
     pub retry_window: Checked<Period>,

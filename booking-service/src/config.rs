@@ -3,13 +3,17 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use service_core::auth::Role;
 use service_core::config::{
     Checked, ConfigErrors, DatabaseConfig, DefaultAddresses, Period, ServerConfig, TelemetryConfig,
 };
+use service_core::layers::{RateLimit, RateOption};
 use tonic::transport::Endpoint;
 
 use crate::cli::{SeatingArgs, ServeArgs, TokenArgs};
 use crate::seating::SeatingConfig;
+
+const REGISTER: &str = "/rowlock.booking.v1.RegistrationService/Register";
 
 /// Where this service listens unless it is told otherwise.
 pub const DEFAULT_ADDRESSES: DefaultAddresses = DefaultAddresses {
@@ -53,7 +57,15 @@ impl ServeArgs {
     pub fn check(self) -> Result<ServeConfig, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let database = self.database.check(&mut errors);
-        let server = self.server.check(DEFAULT_ADDRESSES, &mut errors);
+        let mut server = self.server.check(DEFAULT_ADDRESSES, &mut errors);
+        let rate =
+            self.seating.register_rate.clone().take("--register-rate (ROWLOCK_REGISTER_RATE)", &mut errors);
+        if let Some(RateOption(Some(rate))) = rate {
+            // First, so that Register is not counted with the other calls.
+            server
+                .rate_limits
+                .insert(0, RateLimit { roles: &[Role::Attendee], methods: Some(&[REGISTER]), rate });
+        }
         let tokens = self.tokens.check(&mut errors);
         let seating = self.seating.check(&mut errors);
         let name = "--change-retention (ROWLOCK_CHANGE_RETENTION)";

@@ -33,6 +33,8 @@ pub mod reason {
     pub const DEADLINE_EXCEEDED: &str = "DEADLINE_EXCEEDED";
     /// RESOURCE_EXHAUSTED: too many calls at once.
     pub const OVERLOADED: &str = "OVERLOADED";
+    /// RESOURCE_EXHAUSTED: too many calls by this caller.
+    pub const RATE_LIMITED: &str = "RATE_LIMITED";
     /// UNAVAILABLE: the database cannot be reached.
     pub const DATABASE_UNAVAILABLE: &str = "DATABASE_UNAVAILABLE";
     /// UNAVAILABLE: this replica is going away; another one will answer.

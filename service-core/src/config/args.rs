@@ -10,6 +10,8 @@ use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
 use super::checked::{Checked, ConfigErrors, Period, secret};
+use crate::auth::Role;
+use crate::layers::{RateLimit, RateOption};
 use crate::secret::Secret;
 
 /// How to reach the database.
@@ -183,6 +185,9 @@ pub struct ServerArgs {
     /// How long to wait for the answer to a ping before the connection is closed, 1s to 10m
     #[arg(long, env = "ROWLOCK_KEEPALIVE_TIMEOUT", value_name = "DURATION", default_value = "20s")]
     pub keepalive_timeout: Checked<Period>,
+    /// Calls a second that one attendee may make, twice as many in a burst, such as 50/s; off for no limit
+    #[arg(long, env = "ROWLOCK_CALL_RATE", value_name = "RATE", default_value = "50/s")]
+    pub call_rate: Checked<RateOption>,
     /// How long calls may take to finish after SIGTERM, 0s to 10m
     #[arg(long, env = "ROWLOCK_DRAIN_GRACE", value_name = "DURATION", default_value = "20s")]
     pub drain_grace: Checked<Period>,
@@ -211,6 +216,8 @@ pub struct ServerConfig {
     pub keepalive_interval: Duration,
     /// How long to wait for the answer to a ping.
     pub keepalive_timeout: Duration,
+    /// How many calls one caller may make; the first that fits counts.
+    pub rate_limits: Vec<RateLimit>,
     /// How long calls may take to finish after the shutdown began.
     pub drain_grace: Duration,
 }
@@ -230,6 +237,7 @@ impl ServerConfig {
             max_connection_age_grace: Duration::from_secs(30),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
+            rate_limits: Vec::new(),
             drain_grace: Duration::from_secs(20),
         }
     }
@@ -257,6 +265,10 @@ impl ServerArgs {
         let name = "--max-calls-in-flight (ROWLOCK_MAX_CALLS_IN_FLIGHT)";
         if let Some(n) = self.max_calls_in_flight.take_within(name, 1..=1_000_000, errors) {
             config.max_calls_in_flight = n;
+        }
+        let rate = self.call_rate.take("--call-rate (ROWLOCK_CALL_RATE)", errors);
+        if let Some(RateOption(Some(rate))) = rate {
+            config.rate_limits.push(RateLimit { roles: &[Role::Attendee], methods: None, rate });
         }
         let mut period = |to: &mut Duration, value: Checked<Period>, name: &str, shortest_ms, longest_s| {
             let range = Period(Duration::from_millis(shortest_ms))..=Period(Duration::from_secs(longest_s));

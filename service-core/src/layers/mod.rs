@@ -9,6 +9,7 @@ mod error_info;
 pub(crate) mod load_shed;
 mod methods;
 pub(crate) mod observe;
+mod rate_limit;
 mod request_id;
 
 use std::convert::Infallible;
@@ -25,6 +26,8 @@ pub use deadline::{Deadline, deadline};
 pub(crate) use error_info::ErrorInfoLayer;
 pub use methods::INFRASTRUCTURE;
 pub(crate) use methods::Methods;
+pub(crate) use rate_limit::RateLimitLayer;
+pub use rate_limit::{NotARate, Rate, RateLimit, RateOption};
 pub(crate) use request_id::RequestIdLayer;
 pub use request_id::{REQUEST_ID_HEADER, RequestId};
 

@@ -24,7 +24,7 @@ use crate::layers::catch_panic::CatchPanicLayer;
 use crate::layers::drain::DrainLayer;
 use crate::layers::load_shed::LoadShedLayer;
 use crate::layers::observe::ObserveLayer;
-use crate::layers::{DeadlineLayer, ErrorInfoLayer, Methods, RequestIdLayer, Through};
+use crate::layers::{DeadlineLayer, ErrorInfoLayer, Methods, RateLimitLayer, RequestIdLayer, Through};
 use crate::lifecycle::Readiness;
 use crate::telemetry::MetricsHandle;
 use crate::token::TokenVerifier;
@@ -103,7 +103,8 @@ impl GrpcServer {
         let (reporter, health) = tonic_health::server::health_reporter();
         health::report(&reporter, &self.service_names, false).await;
         let routes = self.with_reflection(routes.add_service(health))?;
-        let service = self.stack(routes, &shutdown, &last_call);
+        let rate_limits = RateLimitLayer::new(self.domain, &self.config.rate_limits);
+        let service = self.stack(routes, &shutdown, &last_call, rate_limits.clone());
 
         let operations_end = CancellationToken::new();
         let operations = tokio::spawn(operations::serve(
@@ -116,6 +117,7 @@ impl GrpcServer {
         let health_end = CancellationToken::new();
         let follow = health::follow(reporter.clone(), self.service_names.clone(), self.readiness.watch());
         tokio::spawn(health_end.clone().run_until_cancelled_owned(follow));
+        tokio::spawn(health_end.clone().run_until_cancelled_owned(rate_limits.forget_quiet_callers()));
 
         let grace = self.config.drain_grace;
         let readiness = self.readiness.clone();
@@ -163,6 +165,7 @@ impl GrpcServer {
         routes: Routes,
         shutdown: &CancellationToken,
         last_call: &CancellationToken,
+        rate_limits: RateLimitLayer,
     ) -> impl tower::Service<
         crate::layers::Request,
         Response = crate::layers::Response,
@@ -202,8 +205,9 @@ impl GrpcServer {
             }))
             // Above the verification: the caller's time runs from the arrival.
             .layer(Through(DeadlineLayer { domain, default: self.config.default_deadline }))
-            // Innermost: nothing is between the decision who may call and the handler.
+            // Nothing is between the decision who may call and the handler but the count of the caller's calls.
             .layer(Through(AuthLayer { domain, methods, verifier: self.verifier.clone() }))
+            .layer(Through(rate_limits))
             .service(routes.prepare())
     }
 
