@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use super::checked::{Checked, ConfigErrors, Period, secret};
 use crate::auth::Role;
-use crate::layers::{RateLimit, RateOption};
+use crate::layers::{Rate, RateLimit, RateOption};
 use crate::secret::Secret;
 
 /// How to reach the database.
@@ -237,10 +238,18 @@ impl ServerConfig {
             max_connection_age_grace: Duration::from_secs(30),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
-            rate_limits: Vec::new(),
+            rate_limits: vec![attendees(DEFAULT_CALL_RATE)],
             drain_grace: Duration::from_secs(20),
         }
     }
+}
+
+/// 50 calls a second.
+const DEFAULT_CALL_RATE: Rate = Rate::per_second(NonZeroU32::MIN.saturating_add(49));
+
+/// People are limited; organizers, services and admins are trusted with more.
+fn attendees(rate: Rate) -> RateLimit {
+    RateLimit { roles: &[Role::Attendee], methods: None, rate }
 }
 
 impl ServerArgs {
@@ -267,8 +276,8 @@ impl ServerArgs {
             config.max_calls_in_flight = n;
         }
         let rate = self.call_rate.take("--call-rate (ROWLOCK_CALL_RATE)", errors);
-        if let Some(RateOption(Some(rate))) = rate {
-            config.rate_limits.push(RateLimit { roles: &[Role::Attendee], methods: None, rate });
+        if let Some(RateOption(rate)) = rate {
+            config.rate_limits = rate.map(attendees).into_iter().collect();
         }
         let mut period = |to: &mut Duration, value: Checked<Period>, name: &str, shortest_ms, longest_s| {
             let range = Period(Duration::from_millis(shortest_ms))..=Period(Duration::from_secs(longest_s));

@@ -28,7 +28,7 @@ pub struct Rate {
 impl Rate {
     /// So many a second.
     #[must_use]
-    pub fn per_second(per_second: NonZeroU32) -> Self {
+    pub const fn per_second(per_second: NonZeroU32) -> Self {
         Self { per_second }
     }
 
@@ -71,7 +71,7 @@ impl fmt::Display for RateOption {
 }
 
 /// One limit. Of several, the first that fits a call counts it, and the others do not.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     /// Whose calls.
     pub roles: &'static [Role],

@@ -40,7 +40,7 @@ $as "$bin/postgres" -D data -k "$dir" -p "$port" -c listen_addresses=127.0.0.1 -
     -c fsync=off -c full_page_writes=off -c synchronous_commit=off -c wal_level=minimal -c max_wal_senders=0 \
     -c shared_buffers=64MB -c logging_collector=off </dev/null >>log 2>&1 &
 server=$!
-until "$bin/pg_isready" -q -h "$dir" -p "$port"; do
+until "$bin/pg_isready" -q -U postgres -h "$dir" -p "$port"; do
     kill -0 "$server" 2>/dev/null || fail
     sleep 0.05
 done
