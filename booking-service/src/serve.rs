@@ -26,6 +26,7 @@ use crate::feed::Feed;
 use crate::grpc::{self, Booking};
 use crate::seating::Seating;
 use crate::simulate::Simulator;
+use crate::store::reading_options;
 use crate::worker::Worker;
 
 /// How this service calls itself in PostgreSQL's `pg_stat_activity`.
@@ -63,6 +64,8 @@ pub async fn serve(
     let verifier = Arc::new(TokenVerifier::new(verify, Arc::clone(&keys), Arc::clone(&sources.clock)));
 
     let pool = database::pool(&config.database, APPLICATION_NAME).await;
+    let reading = database::connect_options(&config.database, APPLICATION_NAME);
+    pool.set_connect_options(reading.options(reading_options()));
     let seats = database::connect_options(&config.database, "rowlock-booking-seating");
     let seating = Arc::new(Seating::start(&config.seating, &seats, &sources.ids));
     let feed = Feed::default();

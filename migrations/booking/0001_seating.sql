@@ -144,9 +144,15 @@ CREATE INDEX changes_by_batch ON changes (batch, event_id, version);
 -- What organizers, admins and services did. Attendees act on what is theirs, and are found by that.
 CREATE INDEX changes_by_staff ON changes (actor_id, batch) WHERE actor_role <> 'ATTENDEE';
 
--- How far retention has removed the beginning of the log: one row.
+-- For the trail of a period: times follow the order of the log, so a few bytes for each stretch of it do.
+CREATE INDEX changes_by_time ON changes USING brin (change_time) WITH (pages_per_range = 32, autosummarize = on);
+
+-- How far retention has removed the beginning of the log: one row. Changes up to this place, itself included, may be gone.
+-- A whole place, not only its batch: a reader may stand in the middle of one.
 CREATE TABLE change_log_floor (
     singleton  boolean PRIMARY KEY DEFAULT true CHECK (singleton),
-    batch      bigint  NOT NULL             -- changes up to this number may be gone
+    batch      bigint  NOT NULL,
+    event_id   uuid    NOT NULL,
+    version    bigint  NOT NULL
 );
-INSERT INTO change_log_floor (batch) VALUES (0);
+INSERT INTO change_log_floor (batch, event_id, version) VALUES (0, '00000000-0000-0000-0000-000000000000', 0);

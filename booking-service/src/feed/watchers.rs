@@ -82,12 +82,14 @@ impl Watchers {
         Watched { seen, event_id, watchers: Arc::clone(this) }
     }
 
-    pub(super) fn tell(&self, changed: &[Uuid], now: &[Seats]) {
+    /// Tells how these events are now; those that `now` does not have are gone.
+    pub(super) fn tell(&self, asked: &[Uuid], now: &[Seats]) {
+        let now: HashMap<Uuid, Seats> = now.iter().map(|seats| (seats.event_id, *seats)).collect();
         let events = self.lock();
-        for event_id in changed {
+        for event_id in asked {
             let Some(event) = events.get(event_id) else { continue };
-            let seats = now.iter().find(|seats| seats.event_id == *event_id);
-            event.send_replace(seats.map_or(Seen::Gone, |seats| Seen::Present(*seats)));
+            let news = now.get(event_id).map_or(Seen::Gone, |seats| Seen::Present(*seats));
+            event.send_if_modified(|seen| std::mem::replace(seen, news) != news);
         }
     }
 }

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use rowlock_proto::booking::v1 as pb;
 use rowlock_proto::booking::v1::change_service_server::ChangeService;
-use service_core::page::PageBinding;
+use service_core::page::{PageBinding, PageTokenInvalid};
 use service_core::validation::Violations;
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::stream_end::StreamEnd;
 use super::{Booking, CallError, convert, list_request};
 use crate::domain::refusal::Refusal;
-use crate::feed::Horizon;
+use crate::feed::{Horizon, Watched};
 use crate::store::changes::{self, Place, Placed};
 
 /// How many changes are read from the log at once: all that a stream ever holds.
@@ -49,27 +49,29 @@ impl Changes {
         let mut violations = Violations::default();
         let event_id = violations.optional_uuid("event_id", &request.event_id);
         let binding = PageBinding::new("StreamChanges", &[event_id.unwrap_or_default().as_bytes()]);
-        let place = binding.decode(&request.resume_token).and_then(list_request::place);
-        if place.is_err() {
+        let resumed = binding.decode(&request.resume_token).and_then(position);
+        if resumed.is_err() {
             violations.add("resume_token", "must be one of a stream with the same event_id");
         }
         violations.finish()?;
-        let resumed = place.unwrap_or_default();
 
         let pool = self.0.pool.clone();
         // First listen, then look: the stream ends at the present at the earliest, not before it.
-        let horizon = self.0.feed.horizon();
+        let log = match event_id {
+            Some(event_id) => Log::OfEvent(self.0.feed.watch(event_id)),
+            None => Log::Whole(self.0.feed.horizon()),
+        };
         let present = changes::look(&pool).await?.last_batch;
-        let reader = Reader {
+        let mut reader = Reader {
             pool,
-            event_id,
-            place: resumed.unwrap_or_default(),
-            horizon,
+            log,
+            read: Place::default(),
+            floor: Place::default(),
             until: (!request.follow).then_some(present),
             page: VecDeque::new(),
             binding,
         };
-        reader.check_start(resumed).await?;
+        reader.start(resumed.unwrap_or_default()).await?;
         Ok(stream::unfold(Some((reader, end)), |open| async move {
             let (mut reader, end) = open?;
             let next = tokio::select! {
@@ -86,12 +88,22 @@ impl Changes {
     }
 }
 
+/// What is read, and how one hears that there is more.
+enum Log {
+    /// The changes of all events, as far as they are final.
+    Whole(watch::Receiver<Horizon>),
+    /// The changes of one event.
+    OfEvent(Watched),
+}
+
 /// Reads the log page by page, no faster than the client takes it.
 struct Reader {
     pool: PgPool,
-    event_id: Option<Uuid>,
-    place: Place,
-    horizon: watch::Receiver<Horizon>,
+    log: Log,
+    /// Everything up to here has been read.
+    read: Place,
+    /// How far the log was gone when this stream, or the one that it goes on from, began.
+    floor: Place,
     /// Where the stream ends; `None`: it follows.
     until: Option<Horizon>,
     page: VecDeque<Placed>,
@@ -99,53 +111,109 @@ struct Reader {
 }
 
 impl Reader {
-    /// Whether everything after the place where the client was is still there.
-    async fn check_start(&self, resumed: Option<Place>) -> Result<(), CallError> {
-        let Some(event_id) = self.event_id else {
-            let floor = changes::floor(&self.pool).await?;
-            // Whoever was at the floor, or begins anew, misses nothing that is kept.
+    /// Takes up where the client was, if everything after it is still there.
+    async fn start(&mut self, resumed: Option<(Place, Place)>) -> Result<(), CallError> {
+        if let Log::OfEvent(event) = &self.log {
+            let event_id = event.event_id();
+            let first = changes::first_version(&self.pool, event_id).await?;
+            let first = first.ok_or(Refusal::EventNotFound { event_id })?;
             return match resumed {
-                Some(place) if place.batch < floor => Err(CallError::ResumeTokenExpired),
-                _ => Ok(()),
+                Some((place, _)) if place.version + 1 < first => Err(CallError::ResumeTokenExpired),
+                _ => {
+                    (self.read, self.floor) = resumed.unwrap_or_default();
+                    Ok(())
+                }
             };
-        };
-        let Some(first) = changes::first_version(&self.pool, event_id).await? else {
-            return Err(Refusal::EventNotFound { event_id }.into());
-        };
-        match resumed {
-            Some(place) if place.version + 1 < first => Err(CallError::ResumeTokenExpired),
-            _ => Ok(()),
         }
+        let floor = changes::floor(&self.pool).await?;
+        (self.read, self.floor) = resumed.unwrap_or((Place::default(), floor));
+        self.check_floor(floor)
+    }
+
+    /// Whether nothing that comes after what has been read is gone.
+    fn check_floor(&self, floor: Place) -> Result<(), CallError> {
+        if floor > self.read.max(self.floor) { Err(CallError::ResumeTokenExpired) } else { Ok(()) }
     }
 
     /// The next change; `None` where the stream ends.
     async fn next(&mut self) -> Result<Option<pb::StreamChangesResponse>, CallError> {
         loop {
             if let Some(placed) = self.page.pop_front() {
-                self.place = placed.place;
+                let position =
+                    [list_request::place_cursor(placed.place), list_request::place_cursor(self.floor)];
                 return Ok(Some(pb::StreamChangesResponse {
                     change: Some(convert::change(&placed.change)),
-                    resume_token: self.binding.encode(&list_request::place_cursor(placed.place)),
+                    resume_token: self.binding.encode(&position.concat()),
                 }));
             }
-            let horizon = *self.horizon.borrow_and_update();
-            let reached = self.until.is_some_and(|until| horizon >= until);
-            self.page = match self.event_id {
-                Some(event_id) => {
-                    changes::of_event_after(&self.pool, event_id, self.place.version, PAGE).await?
+            let ended = match &mut self.log {
+                Log::Whole(horizon) => {
+                    let horizon = *horizon.borrow_and_update();
+                    self.read_whole(horizon).await?
                 }
-                None => {
-                    changes::after(&self.pool, self.place, self.until.unwrap_or(horizon).min(horizon), PAGE)
-                        .await?
+                Log::OfEvent(event) => {
+                    event.seen.mark_unchanged();
+                    let event_id = event.event_id();
+                    self.read_event(event_id).await?
                 }
-            }
-            .into();
+            };
             if self.page.is_empty() {
-                if reached || (self.until.is_some() && self.event_id.is_some()) {
+                if ended {
                     return Ok(None);
                 }
-                self.horizon.changed().await.map_err(|_| CallError::Draining)?;
+                match &mut self.log {
+                    Log::Whole(horizon) => horizon.changed().await,
+                    Log::OfEvent(event) => event.seen.changed().await,
+                }
+                .map_err(|_| CallError::Draining)?;
             }
         }
     }
+
+    /// Reads a page of the whole log. Returns whether the stream has come to its end.
+    async fn read_whole(&mut self, horizon: Horizon) -> Result<bool, CallError> {
+        let end = self.until.unwrap_or(horizon).min(horizon);
+        let page = loop {
+            let page = changes::after(&self.pool, self.read, end, PAGE).await?;
+            // In this order: what was gone before the page was read has raised the floor by now.
+            let floor = changes::floor(&self.pool).await?;
+            if self.read != Place::default() {
+                self.check_floor(floor)?;
+            } else if floor > self.floor {
+                // Nothing has been told yet: the stream begins where the log now does.
+                self.floor = floor;
+                continue;
+            }
+            break page;
+        };
+        if i64::try_from(page.len()).unwrap_or(PAGE) >= PAGE {
+            self.read = page.last().map_or(self.read, |placed| placed.place);
+        } else if end > 0 {
+            // Rehearsals, which are not told, are not read again either.
+            self.read = self.read.max(Place { batch: end, event_id: Uuid::max(), version: i64::MAX });
+        }
+        self.page = page.into();
+        Ok(self.until.is_some_and(|until| horizon >= until))
+    }
+
+    /// Reads a page of one event's changes. Returns whether the stream has come to its end.
+    async fn read_event(&mut self, event_id: Uuid) -> Result<bool, CallError> {
+        let page = changes::of_event_after(&self.pool, event_id, self.read.version, PAGE).await?;
+        if let Some(first) = page.first()
+            && self.read.version > 0
+            && first.place.version > self.read.version + 1
+        {
+            return Err(CallError::ResumeTokenExpired);
+        }
+        self.read = page.last().map_or(self.read, |placed| placed.place);
+        self.page = page.into();
+        Ok(self.until.is_some())
+    }
+}
+
+/// What a resume token says: a place, and how far the log was gone when the stream began.
+fn position(cursor: Option<Vec<u8>>) -> Result<Option<(Place, Place)>, PageTokenInvalid> {
+    let Some(mut place) = cursor else { return Ok(None) };
+    let floor = place.split_off(place.len() / 2);
+    Ok(list_request::place(Some(place))?.zip(list_request::place(Some(floor))?))
 }

@@ -92,12 +92,14 @@ pub async fn look(pool: &PgPool) -> Result<Look, StoreError> {
     })
 }
 
-/// How far retention has removed the beginning of the log: changes up to this number may be gone.
+/// How far retention has removed the beginning of the log: what lies behind this place, itself included, may be gone.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn floor(pool: &PgPool) -> Result<i64, StoreError> {
-    Ok(sqlx::query_scalar!("SELECT batch FROM change_log_floor").fetch_one(pool).await?)
+pub async fn floor(pool: &PgPool) -> Result<Place, StoreError> {
+    Ok(sqlx::query_as!(Place, "SELECT batch, event_id, version FROM change_log_floor")
+        .fetch_one(pool)
+        .await?)
 }
 
 struct ChangeRow {
@@ -166,33 +168,7 @@ pub async fn of_event_after(
     rows.into_iter().map(Placed::try_from).collect()
 }
 
-/// Which of the watched events changed after batch `from`, up to batch `to`, and how they are now. An event that is gone
-/// is in the first half alone.
-///
-/// # Errors
-/// Whatever the database says.
-pub async fn changed_seats(
-    pool: &PgPool,
-    watched: &[Uuid],
-    from: i64,
-    to: i64,
-) -> Result<(Vec<Uuid>, Vec<Seats>), StoreError> {
-    let changed = sqlx::query_scalar!(
-        "SELECT DISTINCT event_id FROM changes WHERE batch > $1 AND batch <= $2 AND event_id = ANY($3)",
-        from,
-        to,
-        watched,
-    )
-    .fetch_all(pool)
-    .await?;
-    if changed.is_empty() {
-        return Ok((changed, Vec::new()));
-    }
-    let now = seats(pool, &changed).await?;
-    Ok((changed, now))
-}
-
-/// How these events are now.
+/// How these events are now; those that are gone are missing.
 ///
 /// # Errors
 /// Whatever the database says.
@@ -345,44 +321,62 @@ pub async fn audit(
     rows.into_iter().map(Placed::try_from).collect()
 }
 
-/// Removes up to `limit` changes that are older than `keep`, oldest first; the last change of each event stays, so that
-/// its version can be checked. Returns how many went.
+/// Passes up to `limit` changes that are older than `keep`, oldest first, and removes them; the last change of each event
+/// stays, so that its version can be checked. What is kept of an event has no gaps. Returns how many were passed.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn trim(pool: &PgPool, keep: Duration, limit: i64) -> Result<u64, StoreError> {
+pub async fn trim(pool: &PgPool, keep: Duration, limit: i64) -> Result<i64, StoreError> {
     let mut tx = pool.begin().await?;
     // The floor rises with the same commit: no reader finds a gap that is not announced. The row lock keeps the
     // replicas from trimming at the same time.
-    let floor =
-        sqlx::query_scalar!("SELECT batch FROM change_log_floor FOR UPDATE").fetch_one(&mut *tx).await?;
-    let old = sqlx::query!(
-        r#"SELECT event_id, version, batch FROM changes
-            WHERE batch > $1 AND change_time < clock_timestamp() - make_interval(secs => $2)
-            ORDER BY batch, event_id, version LIMIT $3"#,
-        floor,
+    let floor = sqlx::query_as!(Place, "SELECT batch, event_id, version FROM change_log_floor FOR UPDATE")
+        .fetch_one(&mut *tx)
+        .await?;
+    // The next changes, and of these the old ones: looking for old ones would go through the whole log when there are
+    // few. Rehearsals keep theirs: nobody who reads the log has to know how far those were passed.
+    let passed = sqlx::query_as!(
+        Place,
+        r#"SELECT batch, event_id, version FROM (
+               SELECT c.batch, c.event_id, c.version, c.change_time FROM changes c
+                WHERE (c.batch, c.event_id, c.version) > ($1, $2, $3)
+                  AND NOT EXISTS (SELECT FROM events e WHERE e.id = c.event_id AND e.simulation_lease_time IS NOT NULL)
+                ORDER BY c.batch, c.event_id, c.version LIMIT $5) next
+            WHERE change_time < clock_timestamp() - make_interval(secs => $4)
+            ORDER BY batch, event_id, version"#,
+        floor.batch,
+        floor.event_id,
+        floor.version,
         keep.as_secs_f64(),
         limit,
     )
     .fetch_all(&mut *tx)
     .await?;
-    let Some(last) = old.last() else { return Ok(0) };
-    let (events, versions): (Vec<Uuid>, Vec<i64>) = old.iter().map(|row| (row.event_id, row.version)).unzip();
-    let gone = sqlx::query!(
-        "DELETE FROM changes c USING unnest($1::uuid[], $2::bigint[]) AS old(event_id, version)
-          WHERE c.event_id = old.event_id AND c.version = old.version
+    let Some(last) = passed.last() else { return Ok(0) };
+    let (events, versions): (Vec<Uuid>, Vec<i64>) =
+        passed.iter().map(|place| (place.event_id, place.version)).unzip();
+    // With what was once the last of its event, and stayed: it would stand before a gap.
+    sqlx::query!(
+        "DELETE FROM changes c
+          USING (SELECT event_id, max(version) AS version FROM unnest($1::uuid[], $2::bigint[]) AS p(event_id, version)
+                  GROUP BY event_id) old
+          WHERE c.event_id = old.event_id AND c.version <= old.version
             AND NOT EXISTS (SELECT FROM events e WHERE e.id = c.event_id AND e.version = c.version)",
         &events,
         &versions,
     )
     .execute(&mut *tx)
     .await?;
-    // A batch that was cut by the limit is not passed yet.
-    let floor =
-        if i64::try_from(old.len()).unwrap_or(i64::MAX) < limit { last.batch } else { last.batch - 1 };
-    sqlx::query!("UPDATE change_log_floor SET batch = GREATEST(batch, $1)", floor).execute(&mut *tx).await?;
+    sqlx::query!(
+        "UPDATE change_log_floor SET batch = $1, event_id = $2, version = $3",
+        last.batch,
+        last.event_id,
+        last.version
+    )
+    .execute(&mut *tx)
+    .await?;
     tx.commit().await?;
-    Ok(gone.rows_affected())
+    Ok(i64::try_from(passed.len()).unwrap_or(limit))
 }
 
 impl TryFrom<ChangeRow> for Placed {

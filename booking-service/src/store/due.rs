@@ -8,14 +8,16 @@ use super::StoreError;
 /// A hold or an offer whose time has passed, as (event, registration or entry).
 pub type Due = (Uuid, Uuid);
 
-/// Up to `limit` holds that have lapsed, the longest overdue first.
+/// Up to `limit` holds that have lapsed, the longest overdue first, but for those of the events `except`.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn holds(pool: &PgPool, limit: i64) -> Result<Vec<Due>, StoreError> {
+pub async fn holds(pool: &PgPool, except: &[Uuid], limit: i64) -> Result<Vec<Due>, StoreError> {
     let rows = sqlx::query!(
         "SELECT event_id, id FROM registrations
-          WHERE state = 'HELD' AND hold_expire_time <= clock_timestamp() ORDER BY hold_expire_time LIMIT $1",
+          WHERE state = 'HELD' AND hold_expire_time <= clock_timestamp() AND event_id <> ALL($1)
+          ORDER BY hold_expire_time LIMIT $2",
+        except,
         limit
     )
     .fetch_all(pool)
@@ -23,14 +25,16 @@ pub async fn holds(pool: &PgPool, limit: i64) -> Result<Vec<Due>, StoreError> {
     Ok(rows.into_iter().map(|row| (row.event_id, row.id)).collect())
 }
 
-/// Up to `limit` offers that have lapsed, the longest overdue first.
+/// Up to `limit` offers that have lapsed, the longest overdue first, but for those of the events `except`.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn offers(pool: &PgPool, limit: i64) -> Result<Vec<Due>, StoreError> {
+pub async fn offers(pool: &PgPool, except: &[Uuid], limit: i64) -> Result<Vec<Due>, StoreError> {
     let rows = sqlx::query!(
         "SELECT event_id, id FROM waitlist_entries
-          WHERE state = 'OFFERED' AND offer_expire_time <= clock_timestamp() ORDER BY offer_expire_time LIMIT $1",
+          WHERE state = 'OFFERED' AND offer_expire_time <= clock_timestamp() AND event_id <> ALL($1)
+          ORDER BY offer_expire_time LIMIT $2",
+        except,
         limit
     )
     .fetch_all(pool)

@@ -3,14 +3,17 @@
 //! Every replica does all of it, without a leader. Whatever is due goes through the shards like anyone's command and is
 //! judged again under the event's lock: two replicas that find the same hold release it once.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use sqlx::PgPool;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::domain::command::{Action, Actor, Command};
 use crate::seating::Seating;
@@ -19,7 +22,7 @@ use crate::store::{StoreError, changes, due};
 
 /// How often it is looked what is due. A hold is released at most this, a look and a batch after its time.
 const LOOK: Duration = Duration::from_millis(250);
-/// How much is looked at, and given to the shards, at once.
+/// How many of a kind one look finds.
 const ROUND: i64 = 2_000;
 /// How long an expiry may wait in its shard. If it is late it is found again.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,45 +48,64 @@ impl Worker {
 
     /// Ends holds and offers.
     async fn expire(&self) {
+        let mut running = FuturesUnordered::new();
+        // Events whose expiries are under way. One whose lock somebody keeps holds up its own, nobody else's.
+        let mut busy: HashSet<Uuid> = HashSet::new();
         loop {
-            match self.expire_round().await {
-                // As much as fits into a round: there may be more.
-                Ok(found) if found >= ROUND => {}
-                Ok(_) => sleep(LOOK).await,
-                Err(error) => {
-                    tracing::debug!(%error, "cannot look for lapsed holds and offers");
-                    sleep(LOOK * 4).await;
+            let (due, full) = self.due(&busy).await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "cannot look for lapsed holds and offers");
+                Default::default()
+            });
+            for (event_id, actions) in due {
+                busy.insert(event_id);
+                running.push(self.end(event_id, actions));
+            }
+            let next = sleep(LOOK);
+            tokio::pin!(next);
+            loop {
+                tokio::select! {
+                    () = &mut next => break,
+                    Some((event_id, all_ended)) = running.next() => {
+                        busy.remove(&event_id);
+                        // There was as much as fits into a look: there may be more.
+                        if full && all_ended {
+                            break;
+                        }
+                    }
                 }
             }
         }
     }
 
-    /// Finds what is due and has it ended. Returns how much of the fuller kind was found.
-    async fn expire_round(&self) -> Result<i64, StoreError> {
+    /// What is due, by event, and whether there may be more.
+    async fn due(&self, busy: &HashSet<Uuid>) -> Result<(HashMap<Uuid, Vec<Action>>, bool), StoreError> {
+        let busy: Vec<Uuid> = busy.iter().copied().collect();
         let (holds, offers) =
-            tokio::try_join!(due::holds(&self.pool, ROUND), due::offers(&self.pool, ROUND))?;
-        let found = holds.len().max(offers.len());
-        let expiries = holds
-            .into_iter()
-            .map(|(event_id, registration_id)| (event_id, Action::ExpireHold { registration_id }))
-            .chain(
-                offers.into_iter().map(|(event_id, entry_id)| (event_id, Action::ExpireOffer { entry_id })),
-            );
+            tokio::try_join!(due::holds(&self.pool, &busy, ROUND), due::offers(&self.pool, &busy, ROUND))?;
+        let full = i64::try_from(holds.len().max(offers.len())).unwrap_or(ROUND) >= ROUND;
+        let mut due: HashMap<Uuid, Vec<Action>> = HashMap::new();
+        for (event_id, registration_id) in holds {
+            due.entry(event_id).or_default().push(Action::ExpireHold { registration_id });
+        }
+        for (event_id, entry_id) in offers {
+            due.entry(event_id).or_default().push(Action::ExpireOffer { entry_id });
+        }
+        Ok((due, full))
+    }
+
+    /// Ends what is due of one event. Returns the event, and whether it all has ended.
+    async fn end(&self, event_id: Uuid, actions: Vec<Action>) -> (Uuid, bool) {
         let deadline = Instant::now() + PATIENCE;
-        let mut answers: FuturesUnordered<_> = expiries
-            .map(|(event_id, action)| {
+        let answers =
+            join_all(actions.into_iter().map(|action| {
                 self.seating.submit(Command { event_id, actor: Actor::SYSTEM, action }, deadline)
-            })
-            .collect();
-        let mut failed = None;
-        while let Some(answer) = answers.next().await {
-            failed = failed.or(answer.err());
+            }))
+            .await;
+        let failed = answers.into_iter().find_map(Result::err);
+        if let Some(error) = &failed {
+            tracing::debug!(%error, %event_id, "a lapsed hold or offer is ended later");
         }
-        if let Some(error) = failed {
-            tracing::debug!(%error, "a lapsed hold or offer is ended later");
-            sleep(LOOK).await;
-        }
-        Ok(i64::try_from(found).unwrap_or(ROUND))
+        (event_id, failed.is_none())
     }
 
     async fn keep_house(&self) {
@@ -102,7 +124,7 @@ impl Worker {
         }
         if let Some(keep) = self.change_retention {
             // In pieces, so that no transaction is long.
-            while changes::trim(&self.pool, keep, ROUND).await? > 0 {}
+            while changes::trim(&self.pool, keep, ROUND).await? == ROUND {}
         }
         Ok(())
     }
