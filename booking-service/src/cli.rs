@@ -91,7 +91,7 @@ pub struct SeatingArgs {
     #[arg(long, env = "ROWLOCK_SHARD_QUEUE", value_name = "N", default_value = "8192")]
     pub shard_queue: Checked<usize>,
     /// How long a batch waits for an event that somebody else has locked before it goes on without it, 1ms to 10s
-    #[arg(long, env = "ROWLOCK_EVENT_LOCK_TIMEOUT", value_name = "DURATION", default_value = "100ms")]
+    #[arg(long, env = "ROWLOCK_EVENT_LOCK_TIMEOUT", value_name = "DURATION", default_value = "250ms")]
     pub event_lock_timeout: Checked<Period>,
     /// Register calls a second that one attendee may make, twice as many in a burst; counted apart from other calls
     #[arg(long, env = "ROWLOCK_REGISTER_RATE", value_name = "RATE", default_value = "10/s")]

@@ -1,12 +1,13 @@
 //! One batch, one transaction.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use service_core::ids::IdSource;
 use sqlx::{Connection, PgConnection};
+use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::busy::BusyEvents;
 use super::session::{Session, Setback, within};
 use crate::domain::command::Command;
 use crate::domain::decide::{Outcome, Verdict, decide};
@@ -24,15 +25,15 @@ pub(super) enum Attempt {
     Unknown(Vec<Option<Verdict>>, Mark),
 }
 
-/// Runs the commands as one transaction. `busy` names events whose lock is not to be waited for; those that were free
-/// after all are taken out of it.
+/// Runs the commands as one transaction. `busy` names events whose lock is not to be waited for; it is told which
+/// locks were granted and which were not.
 ///
 /// # Errors
 /// Nothing was committed; see [`Setback`].
 pub(super) async fn attempt(
     session: &mut Session,
     commands: &[&Command],
-    busy: &mut HashSet<Uuid>,
+    busy: &mut BusyEvents,
     ids: &dyn IdSource,
 ) -> Result<Attempt, Setback> {
     let patience = session.patience();
@@ -72,18 +73,32 @@ async fn apply(
     tx: &mut PgConnection,
     patience: Duration,
     commands: &[&Command],
-    busy: &mut HashSet<Uuid>,
+    busy: &mut BusyEvents,
     ids: &dyn IdSource,
 ) -> Result<Applied, Setback> {
-    let (shy, free): (Vec<Uuid>, Vec<Uuid>) =
-        event_ids(commands).into_iter().partition(|id| busy.contains(id));
-    let mut events = within(patience, lock_events(tx, &free)).await?;
-    if !shy.is_empty() {
-        let locked = within(patience, lock_events_that_are_free(tx, &shy)).await?;
-        busy.retain(|id| !shy.contains(id) || locked.busy.contains(id));
+    let now = Instant::now();
+    let (awaited, others): (Vec<Uuid>, Vec<Uuid>) =
+        event_ids(commands).into_iter().partition(|&id| busy.may_wait_for(id, now));
+    let mut events = match within(patience, lock_events(tx, &awaited)).await {
+        Ok(events) => events,
+        Err(setback) => {
+            if matches!(setback, Setback::Busy) {
+                // Which of them it was is not said.
+                busy.timed_out(&awaited, Instant::now());
+            }
+            return Err(setback);
+        }
+    };
+    let mut skipped = Vec::new();
+    if !others.is_empty() {
+        let locked = within(patience, lock_events_that_are_free(tx, &others)).await?;
         events.extend(locked.events);
+        skipped = locked.busy;
     }
-    let applies = |command: &Command| !busy.contains(&command.event_id);
+    for id in awaited.iter().chain(&others).filter(|id| !skipped.contains(id)) {
+        busy.granted(*id);
+    }
+    let applies = |command: &Command| !skipped.contains(&command.event_id);
 
     let applied = commands.iter().copied().filter(|command| applies(command));
     let facts = within(patience, load_facts(tx, events, applied.clone())).await?;

@@ -6,6 +6,7 @@
 //! one gathers. Alone, a command pays for one transaction; in a rush, hundreds share one lock, one commit, one fsync.
 
 mod batch;
+mod busy;
 mod session;
 mod shard;
 
@@ -51,7 +52,7 @@ impl Default for SeatingConfig {
         Self {
             shards: 2,
             queue: 8192,
-            lock_timeout: Duration::from_millis(100),
+            lock_timeout: Duration::from_millis(250),
             retry_window: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(30),
         }

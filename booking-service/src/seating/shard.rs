@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::batch::{Attempt, attempt, find_out};
+use super::busy::BusyEvents;
 use super::session::{Session, Setback};
 use super::{BATCH, CommandError, Pending, SeatingConfig};
 use crate::domain::command::{Action, Command};
@@ -33,7 +34,7 @@ pub(super) struct Shard {
     /// Accepted and put off, in order of arrival: their event is busy, or is being cancelled in the batch before.
     deferred: VecDeque<Pending>,
     /// Events whose lock was not to be had in time. Their commands wait without the others.
-    busy: HashSet<Uuid>,
+    busy: BusyEvents,
 }
 
 impl Shard {
@@ -43,7 +44,7 @@ impl Shard {
         ids: Arc<dyn IdSource>,
         config: SeatingConfig,
     ) -> Self {
-        Self { inbox, session, ids, config, deferred: VecDeque::new(), busy: HashSet::new() }
+        Self { inbox, session, ids, config, deferred: VecDeque::new(), busy: BusyEvents::default() }
     }
 
     /// Runs until `closing`, and then until nothing accepted is left.
@@ -85,7 +86,7 @@ impl Shard {
                 continue;
             }
             let event_id = pending.command.event_id;
-            if self.busy.contains(&event_id) {
+            if self.busy.contains(event_id) {
                 let tried = tried.entry(event_id).or_default();
                 *tried += 1;
                 if *tried > BUSY_BATCH {
@@ -155,8 +156,6 @@ impl Shard {
                     }
                 }
                 Err(Setback::Busy) => {
-                    // Which of them it was is not said: none is waited for, the next time.
-                    self.busy.extend(part.iter().map(|pending| pending.command.event_id));
                     metrics::counter!("booking_batch_retries_total", "code" => "55P03").increment(1);
                 }
                 Err(Setback::Passing { code, lost }) => {
@@ -266,7 +265,7 @@ async fn gather(
     inbox: &mut mpsc::Receiver<Pending>,
     arrived: &mut Vec<Pending>,
     nothing_deferred: bool,
-    busy: &HashSet<Uuid>,
+    busy: &BusyEvents,
 ) {
     if nothing_deferred {
         inbox.recv_many(arrived, BATCH).await;
