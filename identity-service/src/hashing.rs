@@ -55,7 +55,7 @@ pub enum HashError {
 pub struct PasswordHasher {
     argon2: Argon2<'static>,
     entropy: Arc<dyn Entropy>,
-    /// A hash of nobody's password, to spend the time on that a known e-mail would cost.
+    /// A hash of 32 random bytes, which nobody's password is: to spend the time on that a known e-mail would cost.
     decoy: String,
     /// One permit for each hash that runs or waits.
     places: Arc<Semaphore>,
@@ -98,13 +98,12 @@ impl PasswordHasher {
     /// [`HashError`].
     pub async fn verify(&self, password: Password, stored: Option<&str>) -> Result<bool, HashError> {
         let argon2 = self.argon2.clone();
-        let judged = stored.is_some();
         let stored = stored.unwrap_or(&self.decoy).to_owned();
         self.run("verify", move || {
             let parsed = PasswordHash::new(&stored).map_err(failed)?;
             // Argon2 takes the parameters of the stored hash, and compares in constant time.
             match argon2.verify_password(password.as_bytes(), &parsed) {
-                Ok(()) => Ok(judged),
+                Ok(()) => Ok(true),
                 Err(argon2::password_hash::Error::PasswordInvalid) => Ok(false),
                 Err(error) => Err(failed(error)),
             }

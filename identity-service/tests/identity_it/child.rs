@@ -3,10 +3,12 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
 use service_core::test_support::TestDatabase;
+
+use crate::server::PATIENCE;
 
 /// The binary without any option from this process's environment.
 pub(crate) fn binary(arguments: &[&str]) -> Command {
@@ -22,10 +24,21 @@ pub(crate) fn binary(arguments: &[&str]) -> Command {
 pub(crate) fn run(mut command: Command, input: &str) -> (i32, String, String) {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
     // It may end without reading.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+    let (ended, end) = mpsc::channel();
+    std::thread::spawn(move || ended.send(child.wait_with_output()));
+    let Ok(output) = end.recv_timeout(PATIENCE) else {
+        signal(pid, "-KILL");
+        panic!("{command:?} did not end");
+    };
+    let Output { status, stdout, stderr } = output.unwrap();
     (status.code().unwrap(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+fn signal(pid: u32, signal: &str) {
+    assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
 }
 
 /// A running `serve`. Killed on drop.
@@ -68,9 +81,8 @@ impl Serving {
     }
 
     /// Sends a signal and waits for the end.
-    pub(crate) fn stop(mut self, signal: &str) -> (ExitStatus, String) {
-        let killed = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
-        assert!(killed.success());
+    pub(crate) fn stop(mut self, name: &str) -> (ExitStatus, String) {
+        signal(self.child.id(), name);
         let status = self.child.wait().unwrap();
         self.reader.take().unwrap().join().unwrap();
         let log = self.log.lock().unwrap().clone();
