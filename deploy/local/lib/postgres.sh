@@ -76,9 +76,9 @@ cluster_process() {
 cluster_stop() {
   local pid end=$((SECONDS + 60))
   pid=$(cluster_process "$1") || return 0
-  kill "-$2" "$pid"
+  kill "-$2" "$pid" || true
   while cluster_process "$1" >/dev/null; do
-    if ((SECONDS >= end)); then kill -QUIT "$pid" && end=$((SECONDS + 60)); fi
+    if ((SECONDS >= end)); then fail "PostgreSQL (process $pid) does not stop"; fi
     sleep 0.1
   done
 }

@@ -29,7 +29,8 @@ record_process() { printf '%s\n%s\n' "$2" "$(process_mark "$2")" >"$1"; }
 # Prints the number of the process that the file remembers; fails where it is gone.
 recorded_process() {
   local pid mark
-  [[ -f $1 ]] && { read -r pid && IFS= read -r mark; } <"$1" && [[ $mark == "$(process_mark "$pid")" ]] && printf '%s\n' "$pid"
+  [[ -f $1 ]] && { read -r pid && IFS= read -r mark; } <"$1" && [[ -n $mark && $mark == "$(process_mark "$pid")" ]] &&
+    printf '%s\n' "$pid"
 }
 
 # launch FILE LOG COMMAND…: starts it detached from the terminal and remembers it.
@@ -44,19 +45,20 @@ launch() {
   disown "$!"
 }
 
-# stop_processes SECONDS FILE…: asks all of them to end, waits, and kills what is left after that time.
+# stop_processes SECONDS FILE…: asks all of them to end, waits, and kills what is left after that time. A process may end
+# between a look at it and the signal.
 stop_processes() {
   local grace=$1 file pid end=$((SECONDS + $1))
   shift
   for file; do
-    if pid=$(recorded_process "$file"); then kill -TERM "$pid"; fi
+    if pid=$(recorded_process "$file"); then kill -TERM "$pid" || true; fi
   done
   for file; do
     while pid=$(recorded_process "$file"); do
       if ((SECONDS > end + 10)); then fail "process $pid ($(process_command "$pid")) does not end"; fi
       if ((SECONDS >= end)); then
         say "process $pid has not ended in $grace seconds: killing it"
-        kill -KILL "$pid"
+        kill -KILL "$pid" || true
       fi
       sleep 0.1
     done
