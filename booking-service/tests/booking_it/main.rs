@@ -14,6 +14,14 @@ mod proof;
 mod refusal;
 mod system;
 
+mod change_log;
 mod counting;
 mod events;
+mod interference;
 mod lists;
+mod offers;
+mod races;
+mod registrations;
+mod request_ids;
+mod turmoil;
+mod waitlist;

@@ -92,8 +92,7 @@ impl System {
         let sources = Sources { clock: clock.clone(), ids: Arc::new(UuidV7::new(clock)) };
         let stop = CancellationToken::new();
         let task = tokio::spawn(Box::pin(serve(config, listeners, sources, stop.clone())));
-        let channel = Endpoint::from_shared(format!("http://{grpc}")).unwrap().connect_lazy();
-        self.replicas.push(Replica { channel, grpc, http, stop, task });
+        self.replicas.push(Replica { channel: connect(grpc), grpc, http, stop, task });
     }
 
     /// Somebody new, at the replicas in turn.
@@ -157,6 +156,11 @@ impl Drop for System {
 }
 
 impl Replica {
+    /// A connection of its own.
+    pub(crate) fn connect(&self) -> Channel {
+        connect(self.grpc)
+    }
+
     /// Waits until it says that it serves.
     async fn ready(&self) {
         let mut health = HealthClient::new(self.channel.clone());
@@ -168,13 +172,19 @@ impl Replica {
     }
 }
 
+fn connect(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy()
+}
+
 /// What `serve` makes of these few options, on free ports of this machine.
 fn config(database_url: &str, identity: SocketAddr) -> ServeConfig {
     let identity = format!("http://{identity}");
     let options = ["booking-service", "serve", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"];
     let given = ["--database-url", database_url, "--identity-addr", &identity, "--log-filter", "off"];
     let tokens = ["--token-issuer", TEST_ISSUER, "--token-audience", TEST_AUDIENCE];
-    let options = options.iter().chain(&given).chain(&tokens);
+    // One person does more in a race than a person would.
+    let limits = ["--register-rate", "off", "--call-rate", "off"];
+    let options = options.iter().chain(&given).chain(&tokens).chain(&limits);
     let Command::Serve(args) = Cli::try_parse_from(options).unwrap().command else { panic!("not serve") };
     args.check().unwrap()
 }
@@ -205,4 +215,16 @@ pub(crate) async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
 pub(crate) fn now() -> time::OffsetDateTime {
     let now = SystemClock.now();
     now.replace_microsecond(now.microsecond()).unwrap()
+}
+
+/// `GET path` over a connection of its own: the head and the body of the answer.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> (String, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
 }
