@@ -105,16 +105,23 @@ impl Waitlists {
     }
 
     async fn get(&self, actor: Actor, entry_id: Uuid) -> Result<pb::WaitlistEntry, CallError> {
-        let row = waitlist::get(&self.0.pool, entry_id)
+        let row = self.read(actor, entry_id).await?;
+        if row.state != EntryState::Waiting {
+            return Ok(convert::entry(row, 0));
+        }
+        match waitlist::rank(&self.0.pool, row.event_id, row.position).await? {
+            Some(rank) => Ok(convert::entry(row, convert::number(rank))),
+            // It was served or left between the two reads, and never waits again.
+            None => Ok(convert::entry(self.read(actor, entry_id).await?, 0)),
+        }
+    }
+
+    async fn read(&self, actor: Actor, entry_id: Uuid) -> Result<Entry, CallError> {
+        waitlist::get(&self.0.pool, entry_id)
             .await?
             .filter(|(row, organizer_id)| authority::acts_for(actor, row.user_id, *organizer_id))
             .map(|(row, _)| row)
-            .ok_or(Refusal::EntryNotFound { entry_id })?;
-        let rank = match row.state {
-            EntryState::Waiting => waitlist::rank(&self.0.pool, row.event_id, row.position).await?,
-            _ => 0,
-        };
-        Ok(convert::entry(row, convert::number(rank)))
+            .ok_or_else(|| Refusal::EntryNotFound { entry_id }.into())
     }
 
     async fn list(

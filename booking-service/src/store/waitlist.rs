@@ -31,7 +31,7 @@ pub async fn get(pool: &PgPool, id: Uuid) -> Result<Option<(Entry, Uuid)>, Store
     Ok(Some((entry, organizer_id)))
 }
 
-/// How many wait up to and including this position: the rank of the entry there, 1 = next.
+/// How many wait up to and including this position: the rank of the entry there, 1 = next. `None`: it no longer waits.
 ///
 /// Positions have no gaps, so a rank is the distance from the head less those in between who no longer wait. The head is
 /// the least of the first positions of each size of party; both look-ups are short ranges of an index, however long the
@@ -39,7 +39,7 @@ pub async fn get(pool: &PgPool, id: Uuid) -> Result<Option<(Entry, Uuid)>, Store
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn rank(pool: &PgPool, event_id: Uuid, position: i64) -> Result<i64, StoreError> {
+pub async fn rank(pool: &PgPool, event_id: Uuid, position: i64) -> Result<Option<i64>, StoreError> {
     let rank = sqlx::query_scalar!(
         r#"
         SELECT $2 - head.position + 1
@@ -53,14 +53,15 @@ pub async fn rank(pool: &PgPool, event_id: Uuid, position: i64) -> Result<i64, S
                                       WHERE w.event_id = $1 AND w.seats = size.seats AND w.state = 'WAITING'
                                       ORDER BY w.position LIMIT 1) AS first
                  WHERE e.id = $1) AS head
-         WHERE head.position IS NOT NULL
+         WHERE EXISTS (SELECT FROM waitlist_entries w
+                        WHERE w.event_id = $1 AND w.position = $2 AND w.state = 'WAITING')
         "#,
         event_id,
         position,
     )
     .fetch_optional(pool)
     .await?;
-    Ok(rank.unwrap_or_default())
+    Ok(rank)
 }
 
 /// Up to `limit` entries of one event in order of position, after the given position.
