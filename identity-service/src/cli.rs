@@ -62,7 +62,8 @@ pub struct ServeArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Tokens")]
 pub struct TokenArgs {
-    /// The directory of private keys: every *.pem is published, the one that the file `signing` names (or the only one) signs
+    /// The directory of private keys: every *.pem is published, the one that the file `signing` names (or the
+    /// only one) signs
     #[arg(long, env = "ROWLOCK_KEYS_DIR", value_name = "PATH")]
     pub keys_dir: Option<PathBuf>,
     /// Whether the keys' group may read them, as in a Kubernetes Secret with fsGroup, true or false
@@ -107,10 +108,12 @@ pub struct HashArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Failed sign-ins")]
 pub struct SignInArgs {
-    /// How many failures of one account are answered before it pauses, 1 to 1000; the pause begins with 1s and doubles
+    /// How many failures of one account are answered before it pauses, 1 to 1000; the pause begins with 1s
+    /// and doubles
     #[arg(long, env = "ROWLOCK_SIGN_IN_ACCOUNT_FAILURES", value_name = "N", default_value = "10")]
     pub sign_in_account_failures: Checked<u32>,
-    /// The longest pause of an account, 1s to 1d; one failure is forgiven for every two such times without one
+    /// The longest pause of an account, 1s to 1d; one failure is forgiven for every two such times without
+    /// one
     #[arg(long, env = "ROWLOCK_SIGN_IN_ACCOUNT_PAUSE", value_name = "DURATION", default_value = "15m")]
     pub sign_in_account_pause: Checked<Period>,
     /// How many failures of one client address are answered before it pauses, 0 (not counted) to 1000000
@@ -119,7 +122,8 @@ pub struct SignInArgs {
     /// The longest pause of a client address, 1s to 1d; one failure is forgiven every 5s
     #[arg(long, env = "ROWLOCK_SIGN_IN_ADDRESS_PAUSE", value_name = "DURATION", default_value = "1m")]
     pub sign_in_address_pause: Checked<Period>,
-    /// The metadata that a proxy in front writes the client's address to, such as x-forwarded-for; its last address counts [default: the connection's address]
+    /// The metadata that a proxy in front writes the client's address to, such as x-forwarded-for; its last
+    /// address counts [default: the connection's address]
     #[arg(long, env = "ROWLOCK_CLIENT_ADDRESS_HEADER", value_name = "NAME")]
     pub client_address_header: Option<String>,
 }
@@ -140,8 +144,8 @@ pub struct MigrateArgs {
 pub enum KeysCommand {
     /// Make a new private key in a file of its own, KID.pem; existing keys are never overwritten
     ///
-    /// The first key of a directory signs. Another one is published only, until `keys activate` or --activate says that it
-    /// signs. A running server reads the directory when it starts.
+    /// The first key of a directory signs. Another one is published only, until `keys activate` or --activate
+    /// says that it signs. A running server reads the directory when it starts.
     Generate {
         /// The directory; it is made if there is none
         #[arg(long, env = "ROWLOCK_KEYS_DIR", value_name = "PATH")]
@@ -174,8 +178,8 @@ pub enum KeysCommand {
 pub enum AdminCommand {
     /// Make an administrator
     ///
-    /// The password comes from --password-file, from the environment variable ROWLOCK_ADMIN_PASSWORD, or is the first line of
-    /// standard input. An administrator who is there already is left as is.
+    /// The password comes from --password-file, from the environment variable ROWLOCK_ADMIN_PASSWORD, or is
+    /// the first line of standard input. An administrator who is there already is left as is.
     Create(Box<AdminCreateArgs>),
 }
 
@@ -194,7 +198,8 @@ pub struct AdminCreateArgs {
     /// A file that holds the password
     #[arg(long, env = "ROWLOCK_ADMIN_PASSWORD_FILE", value_name = "PATH")]
     pub password_file: Option<PathBuf>,
-    /// If a user has the address already: make that user an active administrator with this password, signed out everywhere
+    /// If a user has the address already: make that user an active administrator with this password, signed
+    /// out everywhere
     #[arg(long)]
     pub reset: bool,
     /// The database.

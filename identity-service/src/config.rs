@@ -5,7 +5,6 @@ use std::time::Duration;
 use service_core::config::{
     Checked, ConfigErrors, DatabaseConfig, DefaultAddresses, Period, ServerConfig, TelemetryConfig,
 };
-use tonic::metadata::AsciiMetadataKey;
 
 use crate::accounts::SignInLimits;
 use crate::cli::{HashArgs, ServeArgs, SignInArgs, TokenArgs};
@@ -174,14 +173,11 @@ impl SignInArgs {
 
 fn client_address(header: Option<&str>, errors: &mut ConfigErrors) -> ClientAddress {
     let Some(header) = header else { return ClientAddress::Connection };
-    header.trim().to_ascii_lowercase().parse::<AsciiMetadataKey>().map_or_else(
-        |_| {
-            let name = "--client-address-header (ROWLOCK_CLIENT_ADDRESS_HEADER)";
-            errors.add(name, "is wrong: expected the name of a metadata entry, such as x-forwarded-for");
-            ClientAddress::Connection
-        },
-        ClientAddress::Header,
-    )
+    ClientAddress::header(header.trim()).unwrap_or_else(|| {
+        let name = "--client-address-header (ROWLOCK_CLIENT_ADDRESS_HEADER)";
+        errors.add(name, "is wrong: expected the name of a metadata entry, such as x-forwarded-for");
+        ClientAddress::Connection
+    })
 }
 
 /// A duration between two numbers of seconds.

@@ -1,8 +1,8 @@
 //! Hashing passwords: Argon2id on a bounded number of threads.
 //!
-//! One hash takes some 20 ms of one core and 19 MiB by design. So at most as many run at once as there are threads for
-//! them, a bounded number waits, and further ones are refused at once: an attacker who sends guesses takes neither the
-//! memory nor all other calls' time.
+//! One hash takes some 20 ms of one core and 19 MiB by design. So at most as many run at once as there are
+//! threads for them, a bounded number waits, and further ones are refused at once: an attacker who sends
+//! guesses takes neither the memory nor all other calls' time.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -55,7 +55,8 @@ pub enum HashError {
 pub struct PasswordHasher {
     argon2: Argon2<'static>,
     entropy: Arc<dyn Entropy>,
-    /// A hash of 32 random bytes, which nobody's password is: to spend the time on that a known e-mail would cost.
+    /// A hash of 32 random bytes, which nobody's password is: to spend the time on that a known e-mail would
+    /// cost.
     decoy: String,
     /// One permit for each hash that runs or waits.
     places: Arc<Semaphore>,
@@ -92,7 +93,8 @@ impl PasswordHasher {
         self.run("hash", move || hash(&argon2, entropy.as_ref(), password.as_bytes())).await
     }
 
-    /// Whether `password` is the one that `stored` was made of. Without a stored hash it is not, after the same time.
+    /// Whether `password` is the one that `stored` was made of. Without a stored hash it is not, after the
+    /// same time.
     ///
     /// # Errors
     /// [`HashError`].
@@ -123,8 +125,9 @@ impl PasswordHasher {
             || params.p_cost() < now.p_cost()
     }
 
-    /// Runs `work` on a thread of its own, or refuses it. A caller who goes away gives up a place in the queue at once; once
-    /// the work runs it keeps its permits until it is done, so that the bounds hold whoever is still interested.
+    /// Runs `work` on a thread of its own, or refuses it. A caller who goes away gives up a place in the
+    /// queue at once; once the work runs it keeps its permits until it is done, so that the bounds hold
+    /// whoever is still interested.
     async fn run<T: Send + 'static>(
         &self,
         kind: &'static str,

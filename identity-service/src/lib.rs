@@ -13,9 +13,10 @@
 //!
 //! # How to add an rpc
 //!
-//! Its line in `grpc/access.rs`, its reading and writing in `grpc/convert.rs`, its steps in `accounts/`, its statements in
-//! `store/`, its rules in `domain/`; a new way to fail is a variant of [`domain::Error`], and the compiler then asks
-//! `grpc/error.rs` for its status. `deploy/local/sqlx-prepare` refreshes `.sqlx` when a statement changed.
+//! Its line in `grpc/access.rs`, its reading and writing in `grpc/convert.rs`, its steps in `accounts/`, its
+//! statements in `store/`, its rules in `domain/`; a new way to fail is a variant of [`domain::Error`], and
+//! the compiler then asks `grpc/error.rs` for its status. `deploy/local/sqlx-prepare` refreshes `.sqlx` when
+//! a statement changed.
 
 pub mod accounts;
 pub mod cli;

@@ -36,8 +36,8 @@ const KEEP_SESSIONS: Duration = Duration::from_secs(7 * 86_400);
 /// How long counts of failures stay. Longer than any pause.
 const KEEP_FAILURES: Duration = Duration::from_secs(7 * 86_400);
 
-/// Serves on `listeners` until `shutdown`, then finishes what is accepted. The database may be down at first: the service is ready when
-/// it is there.
+/// Serves on `listeners` until `shutdown`, then finishes what is accepted. The database may be down at first:
+/// the service is ready when it is there.
 ///
 /// # Errors
 /// If the keys cannot be used, or the database's schema is not the one that this program knows.
@@ -109,8 +109,8 @@ pub async fn serve(
 /// Sets the readiness, and sweeps now and then. Ends with `stop`.
 ///
 /// # Errors
-/// If the schema is not the one that this program knows. It is looked at until it was right once: later migrations are made so
-/// that a program from before can go on.
+/// If the schema is not the one that this program knows. It is looked at until it was right once: later
+/// migrations are made so that a program from before can go on.
 async fn watch_database(
     pool: &PgPool,
     check: &ReadinessHandle,

@@ -33,8 +33,8 @@ pub struct NewAdmin {
     pub display_name: String,
 }
 
-/// Makes an admin. If a user has the address already, that user is left alone, or with `reset` made an active admin with this
-/// password.
+/// Makes an admin. If a user has the address already, that user is left alone, or with `reset` made an active
+/// admin with this password.
 ///
 /// # Errors
 /// If the password cannot be hashed or the database fails.

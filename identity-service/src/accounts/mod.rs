@@ -1,4 +1,5 @@
-//! What the rpcs about accounts do, free of gRPC and of SQL: the order of the steps, and what each failure means.
+//! What the rpcs about accounts do, free of gRPC and of SQL: the order of the steps, and what each failure
+//! means.
 
 mod admin;
 mod refresh_token;

@@ -10,7 +10,8 @@ use crate::sources::{Entropy, NoEntropy};
 /// Lets people, and scanners for leaked secrets, see what it is.
 const PREFIX: &str = "rowlock_refresh_";
 
-/// A refresh token: 256 random bits. The database has its digest only; a plain one is enough, since nobody can try them all.
+/// A refresh token: 256 random bits. The database has its digest only; a plain one is enough, since nobody
+/// can try them all.
 #[derive(Clone, Debug)]
 pub struct RefreshToken(Secret);
 

@@ -1,8 +1,9 @@
 //! Signing in.
 //!
-//! Guesses are counted under a lock AFTER the password was judged, and the answer depends on the count: of any number of guesses
-//! sent at once, only as many learn something as the rule lets through, while right passwords sent at once all pass. The
-//! look before the hash decides nothing; it keeps blocked callers from costing the time of a hash.
+//! Guesses are counted under a lock AFTER the password was judged, and the answer depends on the count: of
+//! any number of guesses sent at once, only as many learn something as the rule lets through, while right
+//! passwords sent at once all pass. The look before the hash decides nothing; it keeps blocked callers from
+//! costing the time of a hash.
 
 use std::net::IpAddr;
 
@@ -46,8 +47,8 @@ impl Accounts {
     /// Begins a session.
     ///
     /// # Errors
-    /// [`Error::CredentialsInvalid`] for an unknown address, a wrong password and a deactivated user alike, after the same time;
-    /// [`Error::TooManyAttempts`] whether or not the account exists.
+    /// [`Error::CredentialsInvalid`] for an unknown address, a wrong password and a deactivated user alike,
+    /// after the same time; [`Error::TooManyAttempts`] whether or not the account exists.
     pub async fn sign_in(&self, request: SignIn) -> Result<SignedIn> {
         let account = FailureKey::account(&request.email);
         let address = self.limits.address.and(request.address).map(FailureKey::address);
@@ -73,8 +74,8 @@ impl Accounts {
         }
     }
 
-    /// Stores a session for the user whose password was right. `None` if the password was changed or the user deactivated
-    /// since it was judged.
+    /// Stores a session for the user whose password was right. `None` if the password was changed or the user
+    /// deactivated since it was judged.
     async fn begin_session(
         &self,
         account: FailureKey,
@@ -100,7 +101,8 @@ impl Accounts {
         Ok(Some(SignedIn { access, refresh, refresh_expire_time: session.expire_time, user }))
     }
 
-    /// Makes a hash at today's cost while the password is at hand. If that fails, the next sign-in tries again.
+    /// Makes a hash at today's cost while the password is at hand. If that fails, the next sign-in tries
+    /// again.
     async fn renew_hash(&self, found: &Credentials, password: Password) {
         if !self.hasher.is_outdated(&found.password_hash) {
             return;

@@ -36,8 +36,8 @@ impl Failures {
     }
 }
 
-/// The rule: some failures are free, then each one blocks for twice as long as the one before, up to a limit. Time heals:
-/// one failure after the other is forgiven.
+/// The rule: some failures are free, then each one blocks for twice as long as the one before, up to a limit.
+/// Time heals: one failure after the other is forgiven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// How many failures in a row are answered before the first pause. At least 1.
@@ -46,8 +46,8 @@ pub struct Backoff {
     pub first: Duration,
     /// The longest pause.
     pub longest: Duration,
-    /// For every whole such time since the newest failure, one failure is forgiven. Not zero. Longer than the longest pause
-    /// where somebody who tries again after each pause is to stay at the longest one.
+    /// For every whole such time since the newest failure, one failure is forgiven. Not zero. Longer than the
+    /// longest pause where somebody who tries again after each pause is to stay at the longest one.
     pub forgive: Duration,
 }
 

@@ -4,9 +4,10 @@ use service_core::validation::Violations;
 
 /// An e-mail address in lower case, so that two spellings of one address are one address.
 ///
-/// The rule is loose on purpose, because only a message that arrives proves an address: printable ASCII without spaces,
-/// exactly one `@` with something on both sides, at most 254 characters. An internationalised domain is written in its
-/// `xn--` form; other letters than ASCII are refused, because look-alikes would be different accounts.
+/// The rule is loose on purpose, because only a message that arrives proves an address: printable ASCII
+/// without spaces, exactly one `@` with something on both sides, at most 254 characters. An internationalised
+/// domain is written in its `xn--` form; other letters than ASCII are refused, because look-alikes would be
+/// different accounts.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Email(String);
 

@@ -16,7 +16,8 @@ pub enum Error {
     /// Another account has this address.
     #[error("the e-mail address is taken")]
     EmailTaken,
-    /// The address is unknown, the password wrong, or the user deactivated. Which of them is nobody's business.
+    /// The address is unknown, the password wrong, or the user deactivated. Which of them is nobody's
+    /// business.
     #[error("the credentials are invalid")]
     CredentialsInvalid,
     /// There were too many failed attempts for this account or from this address.

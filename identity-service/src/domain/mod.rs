@@ -1,5 +1,5 @@
-//! The rules, without any I/O: what an e-mail address, a password and a user are, how failures slow sign-ins down, and
-//! everything that can go wrong.
+//! The rules, without any I/O: what an e-mail address, a password and a user are, how failures slow sign-ins
+//! down, and everything that can go wrong.
 
 mod backoff;
 mod email;

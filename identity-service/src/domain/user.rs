@@ -62,7 +62,8 @@ pub fn display_name(violations: &mut Violations, field: &str, value: &str) -> St
     name
 }
 
-/// The role of somebody who signs up: none asked for is an attendee, and nobody signs up as an admin or a service.
+/// The role of somebody who signs up: none asked for is an attendee, and nobody signs up as an admin or a
+/// service.
 pub fn sign_up_role(violations: &mut Violations, field: &str, asked: Option<Role>) -> Role {
     match asked {
         None | Some(Role::Attendee) => Role::Attendee,

@@ -8,8 +8,8 @@ const ADMIN: Access = Access::AnyOf(&[Role::Admin]);
 const SERVICE: Access = Access::AnyOf(&[Role::Service]);
 const SERVICE_OR_ADMIN: Access = Access::AnyOf(&[Role::Service, Role::Admin]);
 
-/// Every rpc of `rowlock.identity.v1`, as the contract's `Callers:` lines say. RefreshTokens, SignOut and IssueServiceToken are
-/// public because what they are given is the proof.
+/// Every rpc of `rowlock.identity.v1`, as the contract's `Callers:` lines say. RefreshTokens, SignOut and
+/// IssueServiceToken are public because what they are given is the proof.
 pub const ACCESS: AccessTable = &[
     ("/rowlock.identity.v1.AuthService/SignUp", Access::Public),
     ("/rowlock.identity.v1.AuthService/SignIn", Access::Public),

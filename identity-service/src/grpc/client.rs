@@ -20,12 +20,19 @@ pub(super) struct Client {
 pub enum ClientAddress {
     /// From the connection. Behind a proxy that is the proxy's, for every client.
     Connection,
-    /// From this metadata, such as `x-forwarded-for`, which a proxy in front of the service must set or append to: of several
-    /// addresses the last one counts, since the others are the client's word. Without it, from the connection.
+    /// From this metadata, such as `x-forwarded-for`, which a proxy in front of the service must set or
+    /// append to: of several addresses the last one counts, since the others are the client's word. Without
+    /// it, from the connection.
     Header(AsciiMetadataKey),
 }
 
 impl ClientAddress {
+    /// From the metadata of this name, in any case. `None` if it cannot be one.
+    #[must_use]
+    pub fn header(name: &str) -> Option<Self> {
+        name.to_ascii_lowercase().parse().ok().map(Self::Header)
+    }
+
     /// Who calls.
     pub(super) fn client<T>(&self, request: &Request<T>) -> Client {
         let forwarded = match self {
@@ -59,7 +66,7 @@ mod tests {
 
     #[test]
     fn only_what_the_nearest_proxy_wrote_is_believed_and_only_if_there_is_one() {
-        let header = ClientAddress::Header(AsciiMetadataKey::from_static("x-forwarded-for"));
+        let header = ClientAddress::header("X-Forwarded-For").unwrap();
         for (values, expected) in [
             (vec!["192.0.2.7"], Some("192.0.2.7")),
             (vec!["10.9.9.9, 192.0.2.7"], Some("192.0.2.7")),

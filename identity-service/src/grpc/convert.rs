@@ -21,7 +21,8 @@ pub(super) fn sign_up(request: &proto::SignUpRequest) -> Result<SignUp> {
     Ok(SignUp { email, password, display_name, role })
 }
 
-/// Reads a sign-in. What cannot be an address or a password of anybody is told as such: it says nothing about accounts.
+/// Reads a sign-in. What cannot be an address or a password of anybody is told as such: it says nothing about
+/// accounts.
 pub(super) fn sign_in(request: &proto::SignInRequest, client: Client) -> Result<SignIn> {
     let mut violations = Violations::default();
     let email = Email::read(&mut violations, "email", &request.email);

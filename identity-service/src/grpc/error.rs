@@ -77,7 +77,8 @@ fn failure(error: Error) -> Failure {
     }
 }
 
-/// A handler of a method for callers with a token met a call without one: the access table and the handler disagree.
+/// A handler of a method for callers with a token met a call without one: the access table and the handler
+/// disagree.
 pub(super) fn no_principal(bug: NoPrincipal) -> Status {
     tracing::error!(cause = %bug, "internal error");
     internal().into()

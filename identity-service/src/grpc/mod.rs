@@ -1,5 +1,5 @@
-//! The services of `rowlock.identity.v1`: reading requests, calling [`crate::accounts`], writing answers. The only place
-//! that knows gRPC's messages and status codes.
+//! The services of `rowlock.identity.v1`: reading requests, calling [`crate::accounts`], writing answers. The
+//! only place that knows gRPC's messages and status codes.
 
 mod access;
 mod auth_service;

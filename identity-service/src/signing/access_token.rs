@@ -43,7 +43,8 @@ impl AccessTokens {
         Self { ring, ids, issuer, audience, lifetime }
     }
 
-    /// A token for `subject`. `session` is the session that it belongs to, if any; `session_version` the user's at present.
+    /// A token for `subject`. `session` is the session that it belongs to, if any; `session_version` the
+    /// user's at present.
     ///
     /// # Errors
     /// If the cryptography library fails.

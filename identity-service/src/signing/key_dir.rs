@@ -85,8 +85,8 @@ pub struct KeyDir {
 impl KeyDir {
     /// The directory at `path`. It is not touched yet.
     ///
-    /// `group_may_read` accepts files that their group may read: Kubernetes makes the files of a Secret so for a pod that
-    /// does not run as root (`fsGroup`). Others may never read them.
+    /// `group_may_read` accepts files that their group may read: Kubernetes makes the files of a Secret so
+    /// for a pod that does not run as root (`fsGroup`). Others may never read them.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, group_may_read: bool) -> Self {
         Self { path: path.into(), group_may_read }
@@ -112,8 +112,9 @@ impl KeyDir {
         Ok(KeyRing::new(signing, &keys)?)
     }
 
-    /// Makes a new key in a file of its own, named by its kid, that only its owner may read. It makes the directory if there is
-    /// none, and never overwrites a key. The key signs if it is the first one or `activate` is set; else it is published only.
+    /// Makes a new key in a file of its own, named by its kid, that only its owner may read. It makes the
+    /// directory if there is none, and never overwrites a key. The key signs if it is the first one or
+    /// `activate` is set; else it is published only.
     ///
     /// # Errors
     /// [`KeyDirError`]; nothing is left behind then.
@@ -127,8 +128,8 @@ impl KeyDir {
         let invalid = |cause| KeyDirError::Invalid { path: self.path.join("a new key"), cause };
         let pem = algorithm.generate_pem().map_err(invalid)?;
         let key = SigningKey::from_pem(pem.as_bytes()).map_err(invalid)?;
-        // With a second key there must be a word on which one signs. Said before the second is there, so that the directory can
-        // be loaded at every moment.
+        // With a second key there must be a word on which one signs. Said before the second is there, so that
+        // the directory can be loaded at every moment.
         if let ([only], None) = (before.as_slice(), self.marked()?) {
             self.mark(only.kid())?;
         }

@@ -51,7 +51,8 @@ impl From<FailuresRow> for Failures {
     }
 }
 
-/// Until when either of the keys is blocked at most. A look without a lock: it spares hashing, and decides nothing.
+/// Until when either of the keys is blocked at most. A look without a lock: it spares hashing, and decides
+/// nothing.
 ///
 /// # Errors
 /// If the database fails.
@@ -72,8 +73,8 @@ pub async fn blocked_until(
     Ok(until)
 }
 
-/// Counts one failure for the account, and one for the address, each by its rule. A key that is blocked at `now` is not counted;
-/// then the answer is for how long no attempt is answered.
+/// Counts one failure for the account, and one for the address, each by its rule. A key that is blocked at
+/// `now` is not counted; then the answer is for how long no attempt is answered.
 ///
 /// # Errors
 /// If the database fails.
@@ -101,14 +102,15 @@ pub async fn count_failure(
     .await
 }
 
-/// The failures of `key`, locked until the transaction ends; none yet are stored as such. Whoever counts one more waits here
-/// for whoever counted before, so that guesses sent at once are counted one after the other.
+/// The failures of `key`, locked until the transaction ends; none yet are stored as such. Whoever counts one
+/// more waits here for whoever counted before, so that guesses sent at once are counted one after the other.
 async fn failures_for_update(
     connection: &mut PgConnection,
     key: FailureKey,
     now: OffsetDateTime,
 ) -> Result<Failures> {
-    // DO UPDATE, though it changes nothing, so that the row that is there is locked and returned in its newest version.
+    // DO UPDATE, though it changes nothing, so that the row that is there is locked and returned in its
+    // newest version.
     let row = sqlx::query_as!(
         FailuresRow,
         "INSERT INTO sign_in_failures AS f (scope, key_hash, failures, last_failure_time)

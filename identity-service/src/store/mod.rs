@@ -1,5 +1,5 @@
-//! SQL, and nothing but SQL. A function is one statement or one small transaction, named after what it does; none decides
-//! anything that is a rule.
+//! SQL, and nothing but SQL. A function is one statement or one small transaction, named after what it does;
+//! none decides anything that is a rule.
 
 mod failures;
 mod sessions;

@@ -27,11 +27,13 @@ pub struct NewSession {
     pub expire_time: OffsetDateTime,
 }
 
-/// Stores a session for a user whose password was found to be the one that `judged_hash` was made of, forgets the failures of the
-/// account, and returns the user as of now. `None` if the password was changed or the user deactivated meanwhile.
+/// Stores a session for a user whose password was found to be the one that `judged_hash` was made of, forgets
+/// the failures of the account, and returns the user as of now. `None` if the password was changed or the
+/// user deactivated meanwhile.
 ///
 /// # Errors
-/// [`crate::domain::Error::TooManyAttempts`] if so many failures were counted meanwhile that no attempt is answered now.
+/// [`crate::domain::Error::TooManyAttempts`] if so many failures were counted meanwhile that no attempt is
+/// answered now.
 pub async fn begin_session(
     pool: &PgPool,
     account: FailureKey,

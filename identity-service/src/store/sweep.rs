@@ -17,8 +17,8 @@ pub struct Swept {
     pub failures: u64,
 }
 
-/// Removes sessions that expired before `sessions_before`, and failures whose newest is from before `failures_before`. Replicas that
-/// sweep at once skip what another one is removing.
+/// Removes sessions that expired before `sessions_before`, and failures whose newest is from before
+/// `failures_before`. Replicas that sweep at once skip what another one is removing.
 ///
 /// # Errors
 /// If the database fails; what was removed until then stays removed.

@@ -163,8 +163,9 @@ pub async fn credentials_by_email(
     .transpose()
 }
 
-/// The user as of now, kept from changing until the transaction ends. The lock is the race's end: whoever deactivates the user
-/// or changes the password either is seen here, or waits and then finds the session that this transaction begins.
+/// The user as of now, kept from changing until the transaction ends. The lock is the race's end: whoever
+/// deactivates the user or changes the password either is seen here, or waits and then finds the session that
+/// this transaction begins.
 pub(super) async fn credentials_for_session(
     connection: &mut PgConnection,
     id: Uuid,
@@ -181,7 +182,8 @@ pub(super) async fn credentials_for_session(
     .transpose()
 }
 
-/// Puts a dearer hash of the same password in the place of `old`. Does nothing if the password was changed meanwhile.
+/// Puts a dearer hash of the same password in the place of `old`. Does nothing if the password was changed
+/// meanwhile.
 ///
 /// # Errors
 /// If the database fails.
@@ -197,8 +199,8 @@ pub async fn replace_password_hash(
     Ok(())
 }
 
-/// Makes the user with this address an active admin with this password, forgets failed sign-ins, and voids every session and
-/// token from before. `None` if nobody has the address.
+/// Makes the user with this address an active admin with this password, forgets failed sign-ins, and voids
+/// every session and token from before. `None` if nobody has the address.
 ///
 /// # Errors
 /// If the database fails.

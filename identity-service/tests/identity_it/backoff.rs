@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use identity_service::grpc::ClientAddress;
 use rowlock_proto::identity::v1::SignInRequest;
-use tonic::metadata::AsciiMetadataKey;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
@@ -127,7 +126,7 @@ async fn right_passwords_sent_at_once_all_pass() {
 async fn a_client_address_pauses_whatever_the_account() {
     let server = TestServer::with(|config| {
         config.sign_in.address.as_mut().unwrap().free = 3;
-        config.client_address = ClientAddress::Header(AsciiMetadataKey::from_static("x-forwarded-for"));
+        config.client_address = ClientAddress::header("x-forwarded-for").unwrap();
     })
     .await;
     server.sign_up("ada@example.org").await;

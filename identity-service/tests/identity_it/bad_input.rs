@@ -42,7 +42,6 @@ async fn a_sign_up_that_breaks_a_rule_is_refused_by_the_name_of_the_field() {
         (password("password123"), "password"),
         (password("PASSWORD123"), "password"),
         (password("ada@example.org"), "password"),
-        (password("violet\0tram 81"), "password"),
         (password(&"x".repeat(257)), "password"),
         (password(&huge), "password"),
         (name(""), "display_name"),

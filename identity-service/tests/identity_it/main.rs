@@ -8,6 +8,7 @@
 )]
 
 mod access;
+mod architecture;
 mod backoff;
 mod bad_input;
 mod binary;

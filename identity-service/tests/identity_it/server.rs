@@ -1,4 +1,5 @@
-//! The service as `serve` starts it, on ports of its own, with a database of its own and a clock that a test moves.
+//! The service as `serve` starts it, on ports of its own, with a database of its own and a clock that a test
+//! moves.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
