@@ -7,6 +7,7 @@
 
 #![cfg(test)]
 
+mod architecture;
 mod audit;
 mod cases;
 mod model;

@@ -20,8 +20,10 @@
 
 mod cluster;
 mod database;
+mod source_tree;
 mod token_mint;
 
 pub use cluster::TestCluster;
 pub use database::TestDatabase;
+pub use source_tree::SourceTree;
 pub use token_mint::{TEST_AUDIENCE, TEST_ISSUER, TokenMint};
