@@ -93,3 +93,36 @@ impl Watchers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watches_that_are_over_leave_nothing_behind() {
+        let watchers = Arc::new(Watchers::default());
+        let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let first = Watchers::watch(&watchers, one);
+        let second = Watchers::watch(&watchers, one);
+        let third = Watchers::watch(&watchers, other);
+        assert_eq!(watchers.events().len(), 2);
+        drop(first);
+        drop(third);
+        assert_eq!(watchers.events(), [one], "somebody watches it still");
+        drop(second);
+        assert!(watchers.is_empty());
+    }
+
+    #[test]
+    fn what_is_as_it_was_wakes_nobody() {
+        let watchers = Arc::new(Watchers::default());
+        let id = Uuid::from_u128(1);
+        let watched = Watchers::watch(&watchers, id);
+        watchers.tell(&[id], &[]);
+        assert_eq!(*watched.seen.borrow(), Seen::Gone);
+        let mut later = Watchers::watch(&watchers, id);
+        watchers.tell(&[id], &[]);
+        assert_eq!(later.seen.has_changed().ok(), Some(false));
+        assert_eq!(*later.seen.borrow_and_update(), Seen::Gone);
+    }
+}
