@@ -9,6 +9,7 @@
 
 mod acts;
 mod caller;
+mod crowd;
 mod identity;
 mod proof;
 mod refusal;
@@ -18,10 +19,13 @@ mod change_log;
 mod counting;
 mod events;
 mod interference;
+mod lapse;
 mod lists;
 mod offers;
 mod races;
 mod registrations;
 mod request_ids;
+mod stream;
 mod turmoil;
 mod waitlist;
+mod watch;

@@ -126,7 +126,10 @@ async fn who_follows_is_told_of_what_comes() {
         for stream in [&mut all, &mut of_event] {
             let told = take(stream, 1).await;
             let change = change(&told[0]);
-            assert_eq!((&change.entity_id, change.action()), (&seat.registration_id, pb::ChangeAction::RegistrationCreated));
+            assert_eq!(
+                (&change.entity_id, change.action()),
+                (&seat.registration_id, pb::ChangeAction::RegistrationCreated)
+            );
             assert_eq!((&change.actor_id, &change.subject_id), (&person.id.to_string(), &seat.user_id));
             let late = timestamp(now()).seconds - change.change_time.unwrap().seconds;
             assert!(late <= 10, "{late} s");
@@ -199,7 +202,10 @@ async fn an_empty_log_ends_at_once_and_can_be_followed() {
     assert_eq!(reader.read("", "").await.unwrap(), []);
     let mut follower = reader.stream("", "", true).await.unwrap();
     let event = system.event(1).await;
-    assert_eq!(places(&take(&mut follower, 2).await), [(event.event_id.clone(), 1), (event.event_id.clone(), 2)]);
+    assert_eq!(
+        places(&take(&mut follower, 2).await),
+        [(event.event_id.clone(), 1), (event.event_id.clone(), 2)]
+    );
     let told = reader.read("", "").await.unwrap();
     assert_eq!(reader.read(&told[1].resume_token, "").await.unwrap(), []);
     eventually(async || reader.read(&told[0].resume_token, "").await.unwrap().len() == 1).await;

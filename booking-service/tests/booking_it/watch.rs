@@ -72,7 +72,11 @@ async fn a_watch_tells_the_present_and_then_what_any_replica_does() {
     assert_eq!((seen.len(), seen[0].waitlist_size), (1, 1));
     system.admin().cancel(&seat.registration_id).await.unwrap();
     let seen = read_to(&mut watch, 7).await;
-    assert_eq!((seen.len(), seen[0].seats_remaining, seen[0].waitlist_size), (1, 0, 0), "one commit, one message");
+    assert_eq!(
+        (seen.len(), seen[0].seats_remaining, seen[0].waitlist_size),
+        (1, 0, 0),
+        "one commit, one message"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -192,7 +196,8 @@ async fn streams_end_with_their_token_and_with_their_replica() {
 async fn many_watchers_all_hear_of_a_rush_and_hardly_slow_it() {
     let system = System::start().await;
     let (watchers, people) = (100 * scale(), 1_000 * scale());
-    let [warm, quiet, watched] = [system.event(1_000_000).await, system.event(1_000_000).await, system.event(1_000_000).await];
+    let [warm, quiet, watched] =
+        [system.event(1_000_000).await, system.event(1_000_000).await, system.event(1_000_000).await];
     let last = 2 + i64::try_from(people).unwrap();
     system.seat_many(&warm, people).await;
     let began = Instant::now();

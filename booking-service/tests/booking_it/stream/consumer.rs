@@ -90,15 +90,21 @@ async fn a_consumer_that_is_killed_twenty_times_has_it_all_in_the_end() {
     }
     let mut dice = rand::rngs::SmallRng::seed_from_u64(20);
     let people: Vec<_> = (0..60)
-        .map(|n| (system.attendee(), events[n % events.len()].clone(), rand::rngs::SmallRng::seed_from_u64(n as u64)))
+        .map(|n| {
+            (
+                system.attendee(),
+                events[n % events.len()].clone(),
+                rand::rngs::SmallRng::seed_from_u64(n as u64),
+            )
+        })
         .collect();
-    let people = tokio::spawn(at_once(people.into_iter().map(|(person, event, dice)| live(person, event, dice))));
+    let people =
+        tokio::spawn(at_once(people.into_iter().map(|(person, event, dice)| live(person, event, dice))));
 
     let mut copy = Copy::default();
     let consumer = system.service();
     for life in 0..20 {
-        let mut stream =
-            consumer.at(&system.replicas[life % 2]).stream(&copy.token, "", true).await.unwrap();
+        let mut stream = consumer.at(&system.replicas[life % 2]).stream(&copy.token, "", true).await.unwrap();
         for _ in 0..dice.random_range(1..20) {
             // What it had not dealt with when it died comes again.
             match tokio::time::timeout(std::time::Duration::from_millis(200), stream.message()).await {

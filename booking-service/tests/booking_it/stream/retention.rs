@@ -39,7 +39,8 @@ async fn the_last_change_of_each_event_stays_and_what_stays_has_no_gaps() {
     let system = System::start().await;
     for piece in [1, 3, 1_000] {
         let events = some_history(&system).await;
-        let last = [kept(&system, &events[0]).await, kept(&system, &events[1]).await].map(|all| all.len() as i64);
+        let last =
+            [kept(&system, &events[0]).await, kept(&system, &events[1]).await].map(|all| all.len() as i64);
         age(&system).await;
         trim(&system, piece).await;
         for (event, last) in events.iter().zip(last) {
@@ -86,7 +87,11 @@ async fn a_token_is_good_as_long_as_nothing_after_it_is_gone() {
             if index < passed {
                 assert_refused(&answer.unwrap_err(), "RESUME_TOKEN_EXPIRED");
             } else {
-                assert_eq!(answer.unwrap(), told[index + 1..].iter().map(older).collect::<Vec<_>>(), "{message:?}");
+                assert_eq!(
+                    answer.unwrap(),
+                    told[index + 1..].iter().map(older).collect::<Vec<_>>(),
+                    "{message:?}"
+                );
             }
         }
     }
@@ -150,7 +155,7 @@ async fn no_stream_has_a_gap_while_the_log_is_trimmed() {
     let reader = system.service();
     let trimming = async {
         for event in events.iter().cycle().take(6) {
-            system.rush(event, 150, ask(event)).await;
+            system.rush(150, ask(event)).await;
             age(&system).await;
             trim(&system, 37).await;
         }
