@@ -7,25 +7,27 @@
     reason = "all of this is tests"
 )]
 
+mod access;
 mod acts;
 mod caller;
-mod crowd;
+mod fuzz;
 mod identity;
+mod panics;
 mod proof;
+mod raw;
 mod refusal;
+mod scene;
 mod system;
 
 mod change_log;
+mod contract;
 mod counting;
 mod events;
 mod interference;
-mod lapse;
 mod lists;
 mod offers;
 mod races;
 mod registrations;
 mod request_ids;
-mod stream;
 mod turmoil;
 mod waitlist;
-mod watch;

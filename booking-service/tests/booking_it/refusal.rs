@@ -17,7 +17,8 @@ const PROMISES: [Promise; 32] = [
     ("TOKEN_INVALID", Code::Unauthenticated, &[&[]], false),
     ("TOKEN_EXPIRED", Code::Unauthenticated, &[&[]], false),
     ("TOKEN_REVOKED", Code::Unauthenticated, &[&[]], false),
-    ("ROLE_REQUIRED", Code::PermissionDenied, &[&["needed"]], false),
+    // The second is what the layer that knows the methods' roles gives.
+    ("ROLE_REQUIRED", Code::PermissionDenied, &[&["needed"], &["role", "roles"]], false),
     ("EVENT_NOT_FOUND", Code::NotFound, &[&["event_id"]], false),
     ("REGISTRATION_NOT_FOUND", Code::NotFound, &[&["registration_id"]], false),
     ("WAITLIST_ENTRY_NOT_FOUND", Code::NotFound, &[&["entry_id"]], false),
@@ -57,7 +58,8 @@ const PROMISES: [Promise; 32] = [
     ("DATABASE_UNAVAILABLE", Code::Unavailable, &[&[]], true),
     ("SHUTTING_DOWN", Code::Unavailable, &[&[]], true),
     ("DEADLINE_EXCEEDED", Code::DeadlineExceeded, &[&[]], false),
-    ("METHOD_UNIMPLEMENTED", Code::Unimplemented, &[&["method"]], false),
+    // The second is what the layer that knows all methods gives.
+    ("METHOD_UNIMPLEMENTED", Code::Unimplemented, &[&["method"], &[]], false),
 ];
 
 /// Asserts that the answer is this refusal with everything that the contract promises of it, and gives its metadata.
