@@ -19,6 +19,7 @@ mod refusal;
 mod scene;
 mod system;
 
+mod audit;
 mod change_log;
 mod contract;
 mod counting;
