@@ -19,7 +19,6 @@ mod refusal;
 mod scene;
 mod system;
 
-mod audit;
 mod change_log;
 mod contract;
 mod counting;
