@@ -10,6 +10,8 @@
 mod access;
 mod acts;
 mod caller;
+mod contract;
+mod crowd;
 mod fuzz;
 mod identity;
 mod panics;
@@ -20,14 +22,16 @@ mod scene;
 mod system;
 
 mod change_log;
-mod contract;
 mod counting;
 mod events;
 mod interference;
+mod lapse;
 mod lists;
 mod offers;
 mod races;
 mod registrations;
 mod request_ids;
+mod stream;
 mod turmoil;
 mod waitlist;
+mod watch;

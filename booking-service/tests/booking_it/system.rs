@@ -83,7 +83,7 @@ impl System {
     }
 
     /// Does not wait until it is ready.
-    async fn add_replica(&mut self, edit: impl Fn(&mut ServeConfig)) {
+    pub(crate) async fn add_replica(&mut self, edit: impl Fn(&mut ServeConfig)) {
         let mut config = config(&self.database.url, self.identity.address);
         edit(&mut config);
         let listeners = Listeners::bind(&config.server).await.unwrap();
@@ -162,7 +162,7 @@ impl Replica {
     }
 
     /// Waits until it says that it serves.
-    async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         let mut health = HealthClient::new(self.channel.clone());
         let watch = async {
             let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
