@@ -17,7 +17,7 @@ process_mark() {
 # Prints the command line of a live process.
 process_command() {
   if [[ -d /proc/self ]]; then
-    tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null
+    tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline"
   else
     ps -o args= -p "$1"
   fi
