@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use booking_service::cli::{Cli, Command};
+use booking_service::config::DEFAULT_ADDRESSES;
 use booking_service::{commands, demo};
 use clap::{CommandFactory, Parser};
 use service_core::config::{ConfigErrors, unknown_variables};
@@ -36,7 +37,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(args) => Box::pin(commands::serve(*args)).await,
         Command::Migrate(args) => Box::pin(commands::migrate(*args)).await,
         Command::Health(args) => {
-            health::ask(args).await?;
+            health::ask(args, DEFAULT_ADDRESSES.grpc.port()).await?;
             commands::say("serving")
         }
         Command::Demo(args) => Box::pin(demo::run(args)).await,

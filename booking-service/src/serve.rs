@@ -99,7 +99,7 @@ pub async fn serve(
         metrics,
     };
 
-    // What ends the server: the outer shutdown, or a schema that cannot be served.
+    // Ends all of it: the outer shutdown, a schema that cannot be served, or a server that cannot go on.
     let stop = shutdown.child_token();
     let watch = async {
         let watched = watch_database(&pool, &MIGRATOR, &database_check, &stop).await;
@@ -113,8 +113,13 @@ pub async fn serve(
         FETCH_KEYS_GAP,
         stop.clone(),
     );
+    let serving = async {
+        let served = server.serve(routes, axum::Router::new(), listeners, stop.clone()).await;
+        stop.cancel();
+        served
+    };
     let (served, watched, (), (), (), ()) = tokio::join!(
-        server.serve(routes, axum::Router::new(), listeners, stop.clone()),
+        serving,
         watch,
         fetch,
         await_keys(&keys, &keys_check, &stop),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use service_core::config::{Checked, DatabaseArgs, Period, ServerArgs, TelemetryArgs};
+use service_core::health::HealthArgs;
 
 use crate::signing::SigningAlgorithm;
 
@@ -211,20 +212,6 @@ pub struct AdminCreateArgs {
     /// Logs.
     #[command(flatten)]
     pub telemetry: TelemetryArgs,
-}
-
-/// Options of `health`.
-#[derive(Args, Clone, Debug)]
-pub struct HealthArgs {
-    /// The server
-    #[arg(long, env = "ROWLOCK_HEALTH_ADDR", value_name = "URL", default_value = "http://127.0.0.1:50051")]
-    pub addr: String,
-    /// The service to ask for; empty for the server as a whole
-    #[arg(long, value_name = "NAME", default_value = "")]
-    pub service: String,
-    /// How long to wait for the answer
-    #[arg(long, value_name = "DURATION", default_value = "3s")]
-    pub timeout: Checked<Period>,
 }
 
 #[cfg(test)]

@@ -1,23 +1,20 @@
 //! What the binary does, one function for each command.
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
-use service_core::config::{ConfigErrors, Period, secret};
+use service_core::config::{ConfigErrors, secret};
+use service_core::health::{self, HealthArgs};
 use service_core::lifecycle::Shutdown;
 use service_core::secret::Secret;
 use service_core::server::Listeners;
 use service_core::validation::Violations;
 use service_core::{database, migrate, telemetry};
-use tonic::transport::Endpoint;
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
 
 use crate::MIGRATOR;
 use crate::accounts::{AdminCreated, NewAdmin, create_admin};
-use crate::cli::{AdminCreateArgs, HealthArgs, KeysCommand, MigrateArgs, ServeArgs};
+use crate::cli::{AdminCreateArgs, KeysCommand, MigrateArgs, ServeArgs};
+use crate::config::DEFAULT_ADDRESSES;
 use crate::domain::{Email, NewPassword, display_name};
 use crate::hashing::PasswordHasher;
 use crate::serve::{self, APPLICATION_NAME};
@@ -136,21 +133,8 @@ fn password_from_stdin() -> anyhow::Result<Secret> {
 /// # Errors
 /// If it does not, or does not answer in time.
 pub async fn health(args: HealthArgs) -> anyhow::Result<()> {
-    let mut errors = ConfigErrors::default();
-    let timeout =
-        args.timeout.take("--timeout", &mut errors).map_or(Duration::ZERO, |Period(duration)| duration);
-    errors.finish()?;
-    let ask = async {
-        let channel = Endpoint::from_shared(args.addr.clone())?.connect().await?;
-        let request = HealthCheckRequest { service: args.service.clone() };
-        anyhow::Ok(HealthClient::new(channel).check(request).await?.into_inner().status())
-    };
-    let asked = tokio::time::timeout(timeout, ask).await;
-    match asked.with_context(|| format!("{} did not answer in time", args.addr))? {
-        Ok(ServingStatus::Serving) => say("serving"),
-        Ok(status) => bail!("{} answers {}", args.addr, status.as_str_name()),
-        Err(error) => Err(error.context(format!("{} cannot be asked", args.addr))),
-    }
+    health::ask(args, DEFAULT_ADDRESSES.grpc.port()).await?;
+    say("serving")
 }
 
 /// Writes a line to standard output.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use service_core::database;
-use service_core::lifecycle::{Readiness, ReadinessHandle};
-use service_core::migrate::{SchemaError, check_schema};
+use service_core::database_check::watch_database;
+use service_core::lifecycle::Readiness;
 use service_core::server::{GrpcServer, Listeners};
 use service_core::telemetry;
 use service_core::token::{KeySet, TokenVerifier, VerifierConfig};
@@ -26,9 +26,6 @@ use crate::store;
 /// How this service calls itself in PostgreSQL's `pg_stat_activity`.
 pub const APPLICATION_NAME: &str = "rowlock-identity";
 
-/// How often the database is looked at, while it is there and while it is not.
-const LOOK_WHEN_READY: Duration = Duration::from_secs(2);
-const LOOK_WHEN_NOT: Duration = Duration::from_millis(250);
 /// How often rows that nobody asks for any more are removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(10 * 60);
 /// How long an expired session stays for whoever looks into what happened.
@@ -96,62 +93,25 @@ pub async fn serve(
         served
     };
     let watching = async {
-        let watched = watch_database(&pool, &database_check, &sources, &stop).await;
+        let watched = watch_database(&pool, &MIGRATOR, &database_check, &stop).await;
         stop.cancel();
         watched
     };
-    let (served, watched) = tokio::join!(serving, watching);
+    let (served, watched, ()) = tokio::join!(serving, watching, keep_house(&pool, &sources, &stop));
     pool.close().await;
     watched?;
     served
 }
 
-/// Sets the readiness, and sweeps now and then. Ends with `stop`.
-///
-/// # Errors
-/// If the schema is not the one that this program knows. It is looked at until it was right once: later
-/// migrations are made so that a program from before can go on.
-async fn watch_database(
-    pool: &PgPool,
-    check: &ReadinessHandle,
-    sources: &Sources,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
-    let mut known = false;
-    let mut sweep_at = tokio::time::Instant::now();
-    loop {
-        let looked = async { if known { ping(pool).await } else { check_schema(pool, &MIGRATOR).await } };
-        let Some(looked) = stop.run_until_cancelled(looked).await else { return Ok(()) };
-        let pause = match looked {
-            Ok(()) => {
-                known = true;
-                check.set_ready();
-                LOOK_WHEN_READY
-            }
-            Err(error) if known || error.is_temporary() => {
-                check.set_unready("the database cannot be reached");
-                tracing::debug!(%error, "the database cannot be reached");
-                LOOK_WHEN_NOT
-            }
-            Err(error) => {
-                check.set_unready("the schema is not the one that this program knows");
-                return Err(error.into());
-            }
-        };
-        if known && pause == LOOK_WHEN_READY && tokio::time::Instant::now() >= sweep_at {
-            sweep_at += SWEEP_EVERY;
-            if stop.run_until_cancelled(sweep(pool, sources)).await.is_none() {
-                return Ok(());
-            }
+/// Removes now and then what nobody asks for any more, until `stop`.
+async fn keep_house(pool: &PgPool, sources: &Sources, stop: &CancellationToken) {
+    let sweeping = async {
+        loop {
+            sweep(pool, sources).await;
+            tokio::time::sleep(SWEEP_EVERY).await;
         }
-        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-            return Ok(());
-        }
-    }
-}
-
-async fn ping(pool: &PgPool) -> Result<(), SchemaError> {
-    store::ping(pool).await.map_err(SchemaError::Database)
+    };
+    stop.run_until_cancelled(sweeping).await;
 }
 
 async fn sweep(pool: &PgPool, sources: &Sources) {

@@ -31,6 +31,9 @@ static INSTALLED: Mutex<Option<MetricsHandle>> = Mutex::new(None);
 const DURATION_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
+/// How much is done at once.
+const SIZE_BUCKETS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
 /// How often drawn samples are folded into the histograms when nobody asks for them.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -54,6 +57,7 @@ pub fn init(config: &TelemetryConfig) -> anyhow::Result<MetricsHandle> {
     };
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &DURATION_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_commands".to_owned()), &SIZE_BUCKETS)?
         .install_recorder()
         .context("a metrics recorder is already installed")?;
     let handle = MetricsHandle(recorder);

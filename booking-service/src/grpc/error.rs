@@ -84,7 +84,7 @@ fn failure(error: CallError) -> Failure {
         CallError::Command(CommandError::DeadlineExceeded) => fail(
             Code::DeadlineExceeded,
             Reason::DeadlineExceeded,
-            "the deadline passed before the answer was ready: nothing was changed, or the same request_id tells",
+            "the deadline passed before the answer was ready",
         ),
         CallError::Command(CommandError::DatabaseUnavailable) => database_unavailable(),
         CallError::Command(CommandError::OutcomeUnknown) => fail(
@@ -95,7 +95,7 @@ fn failure(error: CallError) -> Failure {
         .retry_after(Duration::from_secs(1)),
         CallError::Command(CommandError::ShuttingDown) | CallError::Draining => {
             fail(Code::Unavailable, Reason::ShuttingDown, "this replica is shutting down")
-                .retry_after(Duration::from_millis(100))
+                .retry_after(Duration::from_millis(500))
         }
         CallError::Command(CommandError::Internal) => internal(),
         CallError::Store(error) => match &error {

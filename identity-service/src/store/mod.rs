@@ -46,12 +46,3 @@ impl TxError for Error {
         Self::CommitUnknown
     }
 }
-
-/// Whether the database answers.
-///
-/// # Errors
-/// If it does not.
-pub async fn ping(pool: &sqlx::PgPool) -> Result<(), sqlx::Error> {
-    sqlx::query!("SELECT 1 AS one").fetch_one(pool).await?;
-    Ok(())
-}

@@ -104,7 +104,15 @@ impl FromStr for Period {
 
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.0)
+        let (millis, seconds) = (self.0.as_millis(), self.0.as_secs());
+        match seconds {
+            _ if !millis.is_multiple_of(1_000) => write!(f, "{millis}ms"),
+            0 => f.write_str("0s"),
+            _ if seconds.is_multiple_of(86_400) => write!(f, "{}d", seconds / 86_400),
+            _ if seconds.is_multiple_of(3_600) => write!(f, "{}h", seconds / 3_600),
+            _ if seconds.is_multiple_of(60) => write!(f, "{}m", seconds / 60),
+            _ => write!(f, "{seconds}s"),
+        }
     }
 }
 

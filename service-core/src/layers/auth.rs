@@ -1,6 +1,7 @@
 //! Authentication and authorization, before the request is even read.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -14,6 +15,10 @@ use crate::token::{TokenError, TokenVerifier};
 
 /// Longer than any token of ours.
 const MAX_HEADER_BYTES: usize = 8 * 1024;
+/// Longer than any method's name.
+const MAX_METHOD_CHARS: usize = 200;
+/// The keys are tried for again and again; they come when identity-service does.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Lets a call through to its handler if its method exists and its caller may call it. The handler finds the caller with
 /// [`crate::auth::principal`].
@@ -25,15 +30,9 @@ pub(crate) struct AuthLayer {
 }
 
 impl Middleware for AuthLayer {
-    async fn handle(self, mut request: Request, next: impl Next) -> Response {
+    async fn handle(&self, mut request: Request, next: &impl Next) -> Response {
         let Some(method) = self.methods.find(request.uri().path()) else {
-            let message = "there is no such method";
-            return refuse(Failure::new(
-                Code::Unimplemented,
-                self.domain,
-                reason::METHOD_UNIMPLEMENTED,
-                message,
-            ));
+            return refuse(self.unknown_method(request.uri().path()));
         };
         if method.access != Access::Public {
             match self.authenticate(request.headers()) {
@@ -41,7 +40,7 @@ impl Middleware for AuthLayer {
                     Span::current().record("user_id", tracing::field::display(principal.user_id));
                     request.extensions_mut().insert(principal);
                 }
-                Ok(principal) => return refuse(self.role_required(method.access, &principal)),
+                Ok(_) => return refuse(self.role_required(method.access)),
                 Err(reason) => return refuse(self.unauthenticated(reason)),
             }
         }
@@ -65,29 +64,44 @@ impl AuthLayer {
             TokenError::Invalid => reason::TOKEN_INVALID,
             TokenError::Expired => reason::TOKEN_EXPIRED,
             TokenError::Revoked => reason::TOKEN_REVOKED,
+            TokenError::NoKeys => reason::IDENTITY_UNAVAILABLE,
         })
+    }
+
+    fn unknown_method(&self, path: &str) -> Failure {
+        // The caller made it up: no more of it goes back than any method's name needs.
+        let method: String = path.chars().filter(char::is_ascii_graphic).take(MAX_METHOD_CHARS).collect();
+        let message = format!("there is no method {method}");
+        Failure::new(Code::Unimplemented, self.domain, reason::METHOD_UNIMPLEMENTED, message)
+            .with("method", method)
     }
 
     fn unauthenticated(&self, why: &'static str) -> Failure {
         let message = match why {
-            reason::TOKEN_MISSING => {
-                "an access token is required: send `authorization: Bearer <access token>`"
+            reason::TOKEN_MISSING => "this method needs an access token",
+            reason::TOKEN_EXPIRED => "the access token has expired",
+            reason::TOKEN_REVOKED => "the access token has been revoked",
+            reason::IDENTITY_UNAVAILABLE => {
+                return Failure::new(
+                    Code::Unavailable,
+                    self.domain,
+                    why,
+                    "access tokens cannot be checked yet",
+                )
+                .retry_after(RETRY_AFTER);
             }
-            reason::TOKEN_EXPIRED => "the access token has expired: get a new one",
-            reason::TOKEN_REVOKED => "the access token was revoked: sign in again",
-            _ => "the access token is invalid",
+            _ => "the access token is not valid",
         };
         Failure::new(Code::Unauthenticated, self.domain, why, message)
     }
 
-    fn role_required(&self, access: Access, principal: &Principal) -> Failure {
-        let allowed = match access {
-            Access::AnyOf(roles) => roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(", "),
+    fn role_required(&self, access: Access) -> Failure {
+        let needed = match access {
+            Access::AnyOf(roles) => roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(" or "),
             Access::Public | Access::SignedIn => String::new(),
         };
-        let message = format!("this method is for the roles {allowed}; the caller is {}", principal.role);
+        let message = format!("{needed} may do this");
         Failure::new(Code::PermissionDenied, self.domain, reason::ROLE_REQUIRED, message)
-            .with("roles", allowed)
-            .with("role", principal.role)
+            .with("needed", needed)
     }
 }

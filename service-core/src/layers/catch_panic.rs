@@ -20,7 +20,7 @@ pub(crate) struct CatchPanicLayer {
 }
 
 impl Middleware for CatchPanicLayer {
-    async fn handle(self, request: Request, next: impl Next) -> Response {
+    async fn handle(&self, request: Request, next: &impl Next) -> Response {
         let domain = self.domain;
         match AssertUnwindSafe(next.run(request)).catch_unwind().await {
             Ok(response) => response.map(|inner| Body::new(CaughtBody { inner: Some(inner), domain })),

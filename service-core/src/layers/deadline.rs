@@ -32,7 +32,7 @@ pub(crate) struct DeadlineLayer {
 }
 
 impl Middleware for DeadlineLayer {
-    async fn handle(self, mut request: Request, next: impl Next) -> Response {
+    async fn handle(&self, mut request: Request, next: &impl Next) -> Response {
         let allowed =
             timeout(request.headers()).map_or(self.default, |given| given.saturating_sub(head_start(given)));
         let deadline = Instant::now() + allowed;
@@ -44,7 +44,7 @@ impl Middleware for DeadlineLayer {
             Code::DeadlineExceeded,
             self.domain,
             reason::DEADLINE_EXCEEDED,
-            "the answer was not ready in time: nothing was changed, or the same request_id tells the outcome",
+            "the deadline passed before the answer was ready",
         ))
     }
 }

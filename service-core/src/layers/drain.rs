@@ -28,7 +28,7 @@ pub(crate) struct DrainLayer {
 }
 
 impl Middleware for DrainLayer {
-    async fn handle(self, request: Request, next: impl Next) -> Response {
+    async fn handle(&self, request: Request, next: &impl Next) -> Response {
         let infrastructure =
             self.methods.find(request.uri().path()).is_some_and(|method| method.infrastructure);
         let domain = self.domain;
@@ -37,21 +37,20 @@ impl Middleware for DrainLayer {
             response = next.run(request) => response,
             () = self.last_call.cancelled() => return refuse(shutting_down(domain)),
         };
-        let end = if infrastructure { self.began } else { self.last_call };
+        let end = if infrastructure { &self.began } else { &self.last_call };
         response.map(|inner| {
-            Body::new(DrainedBody { inner: Some(inner), end: Box::pin(end.cancelled_owned()), domain })
+            Body::new(DrainedBody {
+                inner: Some(inner),
+                end: Box::pin(end.clone().cancelled_owned()),
+                domain,
+            })
         })
     }
 }
 
 fn shutting_down(domain: &'static str) -> Failure {
-    Failure::new(
-        Code::Unavailable,
-        domain,
-        reason::SHUTTING_DOWN,
-        "this replica is shutting down: call again",
-    )
-    .retry_after(RETRY_AFTER)
+    Failure::new(Code::Unavailable, domain, reason::SHUTTING_DOWN, "this replica is shutting down")
+        .retry_after(RETRY_AFTER)
 }
 
 struct DrainedBody {

@@ -22,7 +22,7 @@ pub(crate) struct ErrorInfoLayer {
 }
 
 impl Middleware for ErrorInfoLayer {
-    async fn handle(self, request: Request, next: impl Next) -> Response {
+    async fn handle(&self, request: Request, next: &impl Next) -> Response {
         let own = self.methods.find(request.uri().path()).is_some_and(|method| !method.infrastructure);
         let response = next.run(request).await;
         let (mut parts, body) = response.into_parts();
@@ -51,7 +51,7 @@ impl ErrorInfoLayer {
                 code,
                 self.domain,
                 reason::MESSAGE_TOO_LARGE,
-                format!("the message is larger than {} bytes", self.max_message_bytes),
+                format!("the request is larger than {} bytes", self.max_message_bytes),
             )
             .with("max_bytes", self.max_message_bytes),
             Code::Unimplemented if own_method => Failure::new(

@@ -10,7 +10,7 @@ use super::{Methods, Middleware, Next, Request, Response, refuse};
 use crate::status::{Failure, reason};
 
 /// Long enough for a queue to move on, short enough for a person to wait.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// Lets a number of calls in at a time. A stream counts until its response begins. Health and reflection always pass: an
 /// overloaded replica is not a dead one.
@@ -22,16 +22,16 @@ pub(crate) struct LoadShedLayer {
 }
 
 impl Middleware for LoadShedLayer {
-    async fn handle(self, request: Request, next: impl Next) -> Response {
+    async fn handle(&self, request: Request, next: &impl Next) -> Response {
         if self.methods.find(request.uri().path()).is_some_and(|method| method.infrastructure) {
             return next.run(request).await;
         }
-        let Ok(_place) = self.places.try_acquire_owned() else {
+        let Ok(_place) = self.places.try_acquire() else {
             let failure = Failure::new(
                 Code::ResourceExhausted,
                 self.domain,
                 reason::OVERLOADED,
-                "too many calls are in flight: try again later",
+                "too many calls at once",
             );
             return refuse(failure.retry_after(RETRY_AFTER));
         };

@@ -14,11 +14,13 @@ mod request_id;
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use http_body::{Body as _, Frame};
 use tonic::body::Body;
+use tonic::service::Routes;
 use tower::ServiceExt;
 
 pub(crate) use deadline::DeadlineLayer;
@@ -37,66 +39,75 @@ pub(crate) type Request = http::Request<Body>;
 pub(crate) type Response = http::Response<Body>;
 
 /// One layer: what to do with a call, given what comes after it.
-pub(crate) trait Middleware: Clone + Send + Sync + 'static {
-    fn handle(self, request: Request, next: impl Next) -> impl Future<Output = Response> + Send;
+pub(crate) trait Middleware: Send + Sync + 'static {
+    fn handle(&self, request: Request, next: &impl Next) -> impl Future<Output = Response> + Send;
 }
 
 /// The rest of the way.
-pub(crate) trait Next: Send + 'static {
-    fn run(self, request: Request) -> impl Future<Output = Response> + Send;
+pub(crate) trait Next: Send + Sync + 'static {
+    fn run(&self, request: Request) -> impl Future<Output = Response> + Send;
 }
 
-impl<S> Next for S
+/// Makes a [`tower::Layer`] of a [`Middleware`].
+pub(crate) struct Through<M>(pub(crate) M);
+
+impl<M, N> tower::Layer<N> for Through<M>
 where
-    S: tower::Service<Request, Response = Response, Error = Infallible, Future: Send> + Send + 'static,
+    M: Clone,
 {
-    async fn run(self, request: Request) -> Response {
-        match self.oneshot(request).await {
+    type Service = Chain<M, N>;
+
+    fn layer(&self, next: N) -> Chain<M, N> {
+        Chain { middleware: self.0.clone(), next }
+    }
+}
+
+/// A layer and the rest of the way behind it. All layers of a call are one future, without allocations in between.
+pub(crate) struct Chain<M, N> {
+    middleware: M,
+    next: N,
+}
+
+impl<M: Middleware, N: Next> Next for Chain<M, N> {
+    fn run(&self, request: Request) -> impl Future<Output = Response> + Send {
+        self.middleware.handle(request, &self.next)
+    }
+}
+
+/// The end of the way: the handlers.
+pub(crate) struct Handlers(pub(crate) Routes);
+
+impl Next for Handlers {
+    async fn run(&self, request: Request) -> Response {
+        match self.0.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         }
     }
 }
 
-/// Makes a tower layer of a [`Middleware`].
-#[derive(Clone)]
-pub(crate) struct Through<M>(pub(crate) M);
+/// The beginning of the way, as tonic's server takes it.
+pub(crate) struct Entrance<N>(pub(crate) Arc<N>);
 
-impl<M: Clone, S> tower::Layer<S> for Through<M> {
-    type Service = Wrapped<M, S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Wrapped { middleware: self.0.clone(), inner }
+impl<N> Clone for Entrance<N> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
     }
 }
 
-/// A service behind a [`Middleware`].
-#[derive(Clone)]
-pub(crate) struct Wrapped<M, S> {
-    middleware: M,
-    inner: S,
-}
-
-impl<M, S> tower::Service<Request> for Wrapped<M, S>
-where
-    M: Middleware,
-    S: tower::Service<Request, Response = Response, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + 'static,
-{
+impl<N: Next> tower::Service<Request> for Entrance<N> {
     type Response = Response;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Response, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // Each call waits for its own clone, see `Next`.
+        // Who comes when there is no place is told so, see `load_shed`.
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let handled = self.middleware.clone().handle(request, self.inner.clone());
-        Box::pin(async move { Ok(handled.await) })
+        let way = self.0.clone();
+        Box::pin(async move { Ok(way.run(request).await) })
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct ObserveLayer {
 }
 
 impl Middleware for ObserveLayer {
-    async fn handle(self, request: Request, next: impl Next) -> Response {
+    async fn handle(&self, request: Request, next: &impl Next) -> Response {
         let rpc = self.methods.find(request.uri().path()).map_or(UNKNOWN, |method| method.path);
         // Recorded on drop: also if the client goes away before there is an answer.
         let call = Call { rpc, began: Instant::now(), span: Span::current(), ended: false };

@@ -121,7 +121,7 @@ impl RateLimitLayer {
 }
 
 impl Middleware for RateLimitLayer {
-    async fn handle(self, request: Request, next: impl Next) -> Response {
+    async fn handle(&self, request: Request, next: &impl Next) -> Response {
         let Some(wait) = self.wait(&request) else { return next.run(request).await };
         metrics::counter!("grpc_rate_limited_total").increment(1);
         let failure = Failure::new(

@@ -27,7 +27,7 @@ pub(crate) struct RequestIdLayer {
 }
 
 impl Middleware for RequestIdLayer {
-    async fn handle(self, mut request: Request, next: impl Next) -> Response {
+    async fn handle(&self, mut request: Request, next: &impl Next) -> Response {
         let given = request.headers().get(REQUEST_ID_HEADER).and_then(acceptable);
         let id = given.unwrap_or_else(|| self.ids.new_id().to_string());
         let rpc = self.methods.find(request.uri().path()).map_or(UNKNOWN, |method| method.path);

@@ -24,10 +24,19 @@ use crate::layers::catch_panic::CatchPanicLayer;
 use crate::layers::drain::DrainLayer;
 use crate::layers::load_shed::LoadShedLayer;
 use crate::layers::observe::ObserveLayer;
-use crate::layers::{DeadlineLayer, ErrorInfoLayer, Methods, RateLimitLayer, RequestIdLayer, Through};
+use crate::layers::{
+    DeadlineLayer, Entrance, ErrorInfoLayer, Handlers, Methods, Next, RateLimitLayer, RequestIdLayer, Through,
+};
 use crate::lifecycle::Readiness;
 use crate::telemetry::MetricsHandle;
 use crate::token::TokenVerifier;
+
+/// What every server serves beside its own.
+const INFRASTRUCTURE_SERVICES: [&str; 3] = [
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
 
 /// More streams than this at once on one connection wait at the client.
 const MAX_STREAMS_PER_CONNECTION: u32 = 4_096;
@@ -166,18 +175,9 @@ impl GrpcServer {
         shutdown: &CancellationToken,
         last_call: &CancellationToken,
         rate_limits: RateLimitLayer,
-    ) -> impl tower::Service<
-        crate::layers::Request,
-        Response = crate::layers::Response,
-        Error = std::convert::Infallible,
-        Future: Send,
-    >
-    + Clone
-    + Send
-    + 'static
-    + use<> {
+    ) -> Entrance<impl Next + use<>> {
         let (domain, methods) = (self.domain, Methods::new(self.access));
-        ServiceBuilder::new()
+        let way = ServiceBuilder::new()
             // Outermost, so that everything below logs under the request id and every answer carries it.
             .layer(Through(RequestIdLayer { ids: self.ids.clone(), methods: methods.clone() }))
             // Sees the final answer of every call, whichever layer gave it.
@@ -208,7 +208,8 @@ impl GrpcServer {
             // Nothing is between the decision who may call and the handler but the count of the caller's calls.
             .layer(Through(AuthLayer { domain, methods, verifier: self.verifier.clone() }))
             .layer(Through(rate_limits))
-            .service(routes.prepare())
+            .service(Handlers(routes.prepare()));
+        Entrance(Arc::new(way))
     }
 
     fn with_reflection(&self, routes: Routes) -> anyhow::Result<Routes> {
@@ -217,10 +218,13 @@ impl GrpcServer {
         }
         let builder = || {
             let known = [tonic_types::pb::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
-            self.descriptor_sets.iter().copied().chain(known).fold(
+            let described = self.descriptor_sets.iter().copied().chain(known).fold(
                 tonic_reflection::server::Builder::configure(),
                 tonic_reflection::server::Builder::register_encoded_file_descriptor_set,
-            )
+            );
+            // The sets describe both services; what is listed is what is served here.
+            let served = self.service_names.iter().copied().chain(INFRASTRUCTURE_SERVICES);
+            served.fold(described, tonic_reflection::server::Builder::with_service_name)
         };
         // Tools differ in which of the two they ask for.
         let v1 = builder().build_v1().context("a descriptor set is malformed")?;

@@ -26,6 +26,9 @@ pub enum TokenError {
     /// It was withdrawn before its time.
     #[error("the access token was revoked")]
     Revoked,
+    /// It may be good: the issuer's keys have not been fetched yet.
+    #[error("access tokens cannot be checked yet")]
+    NoKeys,
 }
 
 /// What a verifier accepts.
@@ -159,7 +162,7 @@ impl TokenVerifier {
         let kid = header.kid.as_deref().unwrap_or_default();
         let Some(public) = self.keys.find(kid) else {
             self.keys.unknown_kid.notify_one();
-            return Err(TokenError::Invalid);
+            return Err(if self.keys.is_empty() { TokenError::NoKeys } else { TokenError::Invalid });
         };
         // The key says what it is for: a token that claims another algorithm is refused.
         let mut validation = Validation::new(public.algorithm);

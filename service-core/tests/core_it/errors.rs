@@ -113,10 +113,7 @@ async fn a_role_that_a_method_is_not_for_is_refused_before_the_request_is_read()
         let status = unary(bench.channel(), "/test.Probe/AdminOnly", malformed).await.unwrap_err();
         let info = status.get_details_error_info().unwrap();
         assert_eq!((status.code(), info.reason.as_str()), (Code::PermissionDenied, "ROLE_REQUIRED"));
-        assert_eq!(
-            (info.metadata["roles"].as_str(), info.metadata["role"].as_str()),
-            ("admin", role.as_str())
-        );
+        assert_eq!(info.metadata["needed"], "admin");
     }
     let admin = bench.mint.token(USER, Role::Admin);
     assert!(bench.call("AdminOnly", bearer(&admin)).await.is_ok());
@@ -241,7 +238,7 @@ async fn more_calls_than_the_limit_are_shed_but_health_still_answers() {
         (status.code(), details.error_info().unwrap().reason.as_str()),
         (Code::ResourceExhausted, "OVERLOADED")
     );
-    assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_secs(1)));
+    assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_millis(200)));
     HealthClient::new(bench.channel()).check(HealthCheckRequest::default()).await.unwrap();
     bench.probe.gate.add_permits(2);
     for call in calls {
