@@ -46,8 +46,8 @@ async fn the_last_change_of_each_event_stays_and_what_stays_has_no_gaps() {
     let system = System::start().await;
     for piece in [1, 3, 1_000] {
         let events = some_history(&system).await;
-        let last =
-            [kept(&system, &events[0]).await, kept(&system, &events[1]).await].map(|all| all.len() as i64);
+        let last = [kept(&system, &events[0]).await, kept(&system, &events[1]).await]
+            .map(|all| i64::try_from(all.len()).unwrap());
         age(&system).await;
         trim(&system, piece).await;
         for (event, last) in events.iter().zip(last) {
