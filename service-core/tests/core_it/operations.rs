@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt};
 use service_core::config::{DefaultAddresses, ServerConfig};
 use service_core::server::Listeners;
-use tokio_stream::StreamExt;
 use tonic::{Code, Request};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -62,7 +62,7 @@ async fn reflection_speaks_both_versions_and_knows_the_error_details() {
         ask(MessageRequest::ListServices(String::new())),
         ask(MessageRequest::FileContainingSymbol("google.rpc.ErrorInfo".to_owned())),
     ];
-    let answers = client.server_reflection_info(tokio_stream::iter(questions)).await.unwrap().into_inner();
+    let answers = client.server_reflection_info(stream::iter(questions)).await.unwrap().into_inner();
     let answers: Vec<_> = answers.map(|a| a.unwrap().message_response.unwrap()).collect().await;
     let MessageResponse::ListServicesResponse(list) = &answers[0] else { panic!("{answers:?}") };
     assert!(list.service.iter().any(|s| s.name == "grpc.health.v1.Health"), "{list:?}");
@@ -71,8 +71,7 @@ async fn reflection_speaks_both_versions_and_knows_the_error_details() {
     let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(bench.channel());
     let list = v1alpha::server_reflection_request::MessageRequest::ListServices(String::new());
     let question = v1alpha::ServerReflectionRequest { host: String::new(), message_request: Some(list) };
-    let mut answers =
-        client.server_reflection_info(tokio_stream::iter([question])).await.unwrap().into_inner();
+    let mut answers = client.server_reflection_info(stream::iter([question])).await.unwrap().into_inner();
     assert!(answers.next().await.unwrap().is_ok());
 }
 
