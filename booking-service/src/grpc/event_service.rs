@@ -11,7 +11,7 @@ use service_core::database::run_tx;
 use service_core::digest::sha256;
 use service_core::layers::deadline;
 use service_core::page::PageBinding;
-use service_core::validation::Violations;
+use service_core::validation::{Invalid, Violations};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -158,19 +158,21 @@ impl Events {
         let now = events::database_time(&mut connection).await?;
         drop(connection);
         let record = event_request::draft(&draft, self.0.ids.new_id(), actor.id, now, &mut violations);
-        let early = violations.is_empty();
-        if early {
-            schedule::check(&record.event, true, now, &mut violations);
-        }
+        let mut wrong = violations.finish().err().map_or_else(Vec::new, |invalid| invalid.0);
         // A replay is answered even when the start has passed since, so the store is asked first.
-        let invalid = violations.finish();
         if let Some(key) = &key
-            && early
+            && wrong.is_empty()
             && let Some(made) = self.replayed(key).await?
         {
             return Ok(made);
         }
-        invalid?;
+        let mut among = Violations::default();
+        let sound = |field: &str| wrong.iter().all(|violation| violation.field != field);
+        schedule::check_sound(&record.event, true, now, sound, &mut among);
+        wrong.extend(among.finish().err().map_or_else(Vec::new, |invalid| invalid.0));
+        if !wrong.is_empty() {
+            return Err(Invalid(wrong).into());
+        }
 
         let inserted = run_tx(&self.0.pool, "event.create", |connection| {
             let (record, key) = (record.clone(), key.clone());
