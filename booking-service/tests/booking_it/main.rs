@@ -20,6 +20,7 @@ mod refusal;
 mod scene;
 mod system;
 
+mod bad_input;
 mod change_log;
 mod counting;
 mod events;

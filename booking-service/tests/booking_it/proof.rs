@@ -107,7 +107,7 @@ impl System {
     /// A digest of every row there is: equal as long as nothing was changed.
     pub(crate) async fn everything(&self) -> String {
         sqlx::query_scalar(
-            "SELECT md5(string_agg(row, '|' ORDER BY row)) FROM (
+            "SELECT COALESCE(md5(string_agg(row, '|' ORDER BY row)), '') FROM (
                 SELECT e::text AS row FROM events e UNION ALL SELECT r::text FROM registrations r
                 UNION ALL SELECT w::text FROM waitlist_entries w UNION ALL SELECT c::text FROM changes c) rows",
         )
