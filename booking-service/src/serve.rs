@@ -51,7 +51,7 @@ pub struct Sources {
 /// the service is ready when both have been there.
 ///
 /// # Errors
-/// If the database's schema is not the one that this program knows.
+/// If the listeners cannot be used, or the database's schema is not the one that this program knows.
 pub async fn serve(
     config: ServeConfig,
     listeners: Listeners,
@@ -59,6 +59,9 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let metrics = telemetry::init(&config.telemetry)?;
+    let (grpc_addr, http_addr) = (listeners.grpc.local_addr()?, listeners.http.local_addr()?);
+    tracing::info!(%grpc_addr, %http_addr, "listening");
+
     let keys = Arc::new(KeySet::new());
     let verify = VerifierConfig::new(&config.tokens.issuer, &config.tokens.audience);
     let verifier = Arc::new(TokenVerifier::new(verify, Arc::clone(&keys), Arc::clone(&sources.clock)));
