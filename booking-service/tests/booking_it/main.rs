@@ -10,6 +10,7 @@
 mod access;
 mod acts;
 mod caller;
+mod child;
 mod contract;
 mod fuzz;
 mod identity;
@@ -21,14 +22,17 @@ mod scene;
 mod system;
 
 mod bad_input;
+mod binary;
 mod change_log;
 mod counting;
 mod events;
 mod interference;
+mod limits;
 mod lists;
 mod offers;
 mod races;
 mod registrations;
 mod request_ids;
+mod simulate;
 mod turmoil;
 mod waitlist;
