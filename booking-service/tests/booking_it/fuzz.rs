@@ -16,7 +16,7 @@ use crate::scene::Scene;
 use crate::system::at_once;
 
 const NUMBERS: [u64; 9] =
-    [0, 1, 2, 99, 1001, i32::MAX as u64, i64::MAX as u64, u64::MAX, i32::MIN as i64 as u64];
+    [0, 1, 2, 99, 1_001, i32::MAX as u64, i64::MAX as u64, u64::MAX, (i32::MIN as i64).cast_unsigned()];
 
 fn varint(number: u32, value: u64) -> Vec<u8> {
     let mut bytes = Vec::new();

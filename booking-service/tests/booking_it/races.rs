@@ -62,7 +62,8 @@ async fn parties_never_share_seats_that_are_too_few() {
             _ => None,
         })
         .sum();
-    assert!([4, 5, 8, 9].contains(&seated) && seated >= 5 || seated == 8, "{seated}");
+    // Whoever came first, a party of 4 fitted once more.
+    assert!([8, 9].contains(&seated), "{seated}");
     system.assert_consistent(&event).await;
 }
 
@@ -161,8 +162,8 @@ async fn capacity_that_rises_while_people_cancel_reaches_the_queue() {
         let cancel = async move { person.cancel(&id).await.map(|_| ()) };
         futures_util::FutureExt::boxed(cancel)
     });
-    let raises = (21..=30).map(|capacity| {
-        let (organizer, event) = (organizer.at(&system.replicas[capacity as usize % 3]), event.clone());
+    let raises = (21..=30).zip((0..3).cycle()).map(|(capacity, replica)| {
+        let (organizer, event) = (organizer.at(&system.replicas[replica]), event.clone());
         let raise = async move { organizer.set_capacity(&event, capacity).await.map(|_| ()) };
         futures_util::FutureExt::boxed(raise)
     });

@@ -1,0 +1,91 @@
+//! The connection to the database breaks at COMMIT: what is answered is true all the same.
+
+use std::sync::atomic::Ordering;
+
+use rowlock_proto::booking::v1 as pb;
+use rowlock_proto::booking::v1::register_response::Outcome;
+use service_core::config::DatabaseConfig;
+
+use crate::acts::{ask, ask_or_queue, draft};
+use crate::proxy::Proxy;
+use crate::refusal::refused;
+use crate::system::{System, at_once};
+
+/// One replica, whose every connection to the database goes through the proxy.
+async fn behind_a_proxy() -> (System, Proxy) {
+    let mut system = System::with_replicas(0).await;
+    let (before, server) = system.database.url.rsplit_once('@').unwrap();
+    let (server, name) = server.split_once('/').unwrap();
+    let proxy = Proxy::start(server.parse().unwrap()).await;
+    let url = format!("{before}@{}/{name}", proxy.address);
+    system.add_replica(|config| config.database = DatabaseConfig::from_url(&url).unwrap()).await;
+    system.replicas[0].ready().await;
+    (system, proxy)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_answer_is_lost_is_found_and_not_done_again() {
+    let (system, proxy) = behind_a_proxy().await;
+    let event = system.event(3).await;
+    let (ada, bob, eve) = (system.attendee(), system.attendee(), system.attendee());
+    let breaks = |times| proxy.faults.after_commit.store(times, Ordering::SeqCst);
+    breaks(1);
+    let registration = ada.seat(&event).await;
+    assert_eq!(proxy.faults.after_commit.load(Ordering::SeqCst), 0, "it broke");
+    assert_eq!(ada.registration(&registration.registration_id).await.unwrap(), registration);
+    breaks(1);
+    let request = pb::RegisterRequest { request_id: system.new_id().to_string(), ..ask(&event) };
+    let of_bob = bob.seats(request.clone()).await;
+    assert_eq!(bob.seats(request).await, of_bob);
+    breaks(1);
+    let cancelled = ada.cancel(&registration.registration_id).await.unwrap();
+    assert_eq!(ada.registration(&registration.registration_id).await.unwrap(), cancelled);
+    assert_eq!(ada.get_event(&event).await.unwrap().seats_remaining, 2, "it frees once");
+    eve.seat(&event).await;
+    breaks(1);
+    let ended = system.admin().cancel_event(&event, "rain").await.unwrap();
+    assert_eq!(system.admin().get_event(&event).await.unwrap(), ended);
+    system.assert_consistent(&event).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_never_arrived_is_done_again_once() {
+    let (system, proxy) = behind_a_proxy().await;
+    let event = system.event(2).await;
+    let (ada, bob) = (system.attendee(), system.attendee());
+    proxy.faults.before_commit.store(2, Ordering::SeqCst);
+    let registration = ada.seat(&event).await;
+    assert_eq!(proxy.faults.before_commit.load(Ordering::SeqCst), 0, "it broke");
+    assert_eq!(ada.registration(&registration.registration_id).await.unwrap(), registration);
+    refused(ada.register(&event).await, "ALREADY_REGISTERED");
+    bob.seat(&event).await;
+    assert_eq!(system.log(&event).await.len(), 4);
+    system.assert_consistent(&event).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_that_break_all_through_a_rush_cost_nobody_a_seat() {
+    let (system, proxy) = behind_a_proxy().await;
+    let event = system.organizer().publish_new(draft(40)).await;
+    proxy.faults.after_commit.store(4, Ordering::SeqCst);
+    proxy.faults.before_commit.store(4, Ordering::SeqCst);
+    let answers = at_once(system.attendees(100).into_iter().map(|attendee| {
+        let request = ask_or_queue(&event, 1);
+        async move { (attendee.clone(), attendee.try_register(request).await.unwrap()) }
+    }))
+    .await;
+    let mut seated = 0;
+    for (attendee, outcome) in answers {
+        match outcome {
+            Outcome::Registration(made) => {
+                assert_eq!(attendee.registration(&made.registration_id).await.unwrap(), made);
+                seated += 1;
+            }
+            Outcome::WaitlistEntry(made) => {
+                assert_eq!(attendee.entry(&made.entry_id).await.unwrap().position, made.position);
+            }
+        }
+    }
+    assert_eq!(seated, 40);
+    system.assert_consistent(&event).await;
+}

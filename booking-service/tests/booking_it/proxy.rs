@@ -1,0 +1,95 @@
+//! A network between a replica and its database that fails at the worst moment.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// How often the connection is to break, and when.
+#[derive(Clone, Default)]
+pub(crate) struct Faults {
+    /// The server never hears of COMMIT.
+    pub(crate) before_commit: Arc<AtomicUsize>,
+    /// The server has committed, and its answer is lost.
+    pub(crate) after_commit: Arc<AtomicUsize>,
+}
+
+/// Passes everything on until a fault is due. Ends when this is dropped.
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    pub(crate) faults: Faults,
+    _end: DropGuard,
+}
+
+impl Proxy {
+    pub(crate) async fn start(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (faults, end) = (Faults::default(), CancellationToken::new());
+        let accept = {
+            let faults = faults.clone();
+            async move {
+                loop {
+                    let (client, _) = listener.accept().await.unwrap();
+                    tokio::spawn(pass(client, TcpStream::connect(server).await.unwrap(), faults.clone()));
+                }
+            }
+        };
+        tokio::spawn(end.clone().run_until_cancelled_owned(accept));
+        Self { address, faults, _end: end.drop_guard() }
+    }
+}
+
+/// Takes one of what is left, if anything is.
+fn take(left: &AtomicUsize) -> bool {
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok()
+}
+
+/// One connection. When it returns, both ends are closed.
+async fn pass(client: TcpStream, server: TcpStream, faults: Faults) {
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let swallow = CancellationToken::new();
+    tokio::select! {
+        () = requests(from_client, to_server, &faults, &swallow) => {}
+        () = answers(from_server, to_client, &swallow) => {}
+    }
+}
+
+async fn requests(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    faults: &Faults,
+    swallow: &CancellationToken,
+) {
+    let mut buffer = vec![0; 65_536];
+    loop {
+        let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        let request = &buffer[..read];
+        let commit = request.windows(6).any(|window| window == b"COMMIT");
+        if commit && take(&faults.before_commit) {
+            return;
+        }
+        if commit && take(&faults.after_commit) {
+            swallow.cancel();
+        }
+        if to.write_all(request).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallow: &CancellationToken) {
+    let mut buffer = vec![0; 65_536];
+    loop {
+        let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        // This is the answer to COMMIT: it is done, and nobody hears of it.
+        if swallow.is_cancelled() || to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}
