@@ -25,7 +25,7 @@ require_postgres() {
 
 # Starts the private cluster, made on the first time. It is durable: what was committed is there after a crash.
 start_private_server() {
-  local folder pid
+  local folder pid complaint end=$((SECONDS + 10))
   [[ -e $state/postgres ]] || make_cluster_folder
   folder=$(cluster_folder) || fail "$state/postgres leads nowhere: deploy/local/down --purge clears it"
   if [[ ! -f $folder/created ]]; then
@@ -39,10 +39,15 @@ start_private_server() {
     as_postgres touch "$folder/created"
   fi
   ln -sf "$folder/log" "$state/logs/postgres.log"
-  cluster_start "$POSTGRES_BIN" "$folder/data" "$folder/log" "-p $POSTGRES_PORT" || {
-    tail -n 20 "$folder/log" >&2
-    fail "PostgreSQL does not start"
-  }
+  # What a killed server leaves, itself included, may take a moment to go.
+  until complaint=$(cluster_start "$POSTGRES_BIN" "$folder/data" "$folder/log" "-p $POSTGRES_PORT" 2>&1); do
+    if ((SECONDS >= end)); then
+      printf '%s\n' "$complaint" >&2
+      tail -n 20 "$folder/log" >&2
+      fail "PostgreSQL does not start"
+    fi
+    sleep 0.5
+  done
   pid=$(cluster_process "$folder/data") && record_process "$state/run/postgres" "$pid"
   SERVER_URL=postgres://rowlock:$(<"$folder/password")@127.0.0.1:$POSTGRES_PORT/postgres
 }

@@ -18,7 +18,15 @@ choose_ports() {
   POSTGRES_PORT=$((GRPC_BASE + 99))
 }
 
-port_answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+# Whether somebody listens on a port. We look rather than knock, where the system lets us: who connects to a port that
+# nobody listens on may be given that very port to connect from, be connected to himself, and so keep its owner from it.
+port_listens() {
+  if [[ -r /proc/net/tcp ]]; then
+    grep -qsE "^ *[0-9]+: [0-9A-F]+:$(printf %04X "$1") [0-9A-F]+:0000 0A " /proc/net/tcp /proc/net/tcp6
+  else
+    (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+  fi
+}
 
 # Prints who listens on a port, where the system tells us: " by nginx (pid 123)".
 port_owner() {
@@ -33,7 +41,7 @@ port_owner() {
 
 # require_free_port PORT PURPOSE
 require_free_port() {
-  if port_answers "$1"; then
+  if port_listens "$1"; then
     fail "port $1 ($2) is taken$(port_owner "$1"): set ROWLOCK_LOCAL_PORT_BASE to the start of 100 free ports, e.g. ROWLOCK_LOCAL_PORT_BASE=20000"
   fi
 }

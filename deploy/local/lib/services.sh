@@ -93,7 +93,7 @@ start_services() {
 # await_service NAME PROGRAM ADDRESS
 await_service() {
   local end=$((SECONDS + 60))
-  until "$SERVICE_BIN/$2" health --addr "$3" >/dev/null 2>&1; do
+  until port_listens "${3##*:}" && "$SERVICE_BIN/$2" health --addr "$3" >/dev/null 2>&1; do
     recorded_process "$state/run/$1" >/dev/null || report_death "$1"
     if ((SECONDS >= end)); then fail "$1 does not serve on $3 after 60 seconds: see $state/logs/$1.log"; fi
     sleep 0.2

@@ -25,7 +25,7 @@ free_port_base() {
   local base offset
   for ((base = 20000; base < 30000; base += 100)); do
     for offset in 1 2 3 51 52 53 99; do
-      if port_answers $((base + offset)); then continue 2; fi
+      if port_listens $((base + offset)); then continue 2; fi
     done
     printf '%s\n' "$base"
     return
