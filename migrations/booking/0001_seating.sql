@@ -42,8 +42,8 @@ CREATE TABLE events (
     CONSTRAINT events_times           CHECK (start_time < end_time)
 ) WITH (
     -- The row is rewritten by every batch: room on the page keeps those updates HOT (no column that changes with the
-    -- seats is indexed), and long texts move out of the row so that they are not copied along.
-    fillfactor = 50, toast_tuple_target = 256
+    -- seats is indexed).
+    fillfactor = 50
 );
 
 CREATE INDEX events_by_start     ON events (start_time, id) WHERE simulation_lease_time IS NULL;

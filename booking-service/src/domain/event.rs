@@ -119,6 +119,11 @@ impl Event {
         format!("\"{}\"", self.revision)
     }
 
+    /// Whether this is the revision that a caller has read, or the caller does not care.
+    pub fn matches_etag(&self, etag: Option<&str>) -> bool {
+        etag.is_none_or(|etag| etag == self.etag())
+    }
+
     /// Whether new registrations and queue entries are accepted at `now`.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::authority;
 use super::command::{Action, Command, Join, Register};
 use super::event::{Event, EventText};
 use super::queue::Queue;
@@ -187,24 +188,29 @@ impl Facts {
                     }
                 }
                 Action::CancelRegistration { registration_id } | Action::ExpireHold { registration_id } => {
-                    if let Some(registration) = self.registrations.get(registration_id) {
+                    let named = self.registrations.get(registration_id);
+                    if let Some(registration) = named.filter(|row| row.event_id == event.id) {
                         frees(registration.id, registration.seats);
                     }
                 }
                 Action::Leave { entry_id }
                 | Action::DeclineOffer { entry_id }
                 | Action::ExpireOffer { entry_id } => {
-                    if let Some(entry) = self.entries.get(entry_id) {
+                    let named = self.entries.get(entry_id);
+                    if let Some(entry) = named.filter(|row| row.event_id == event.id) {
                         frees(entry.id, entry.seats);
                     }
                 }
-                Action::Update(patch) => {
+                // A queue is long, and looking into it is for those who may change its event.
+                // (Not for the right etag alone: that is not known before the commands ahead of this one are applied.)
+                Action::Update(patch) if authority::runs_event(command.actor, event.organizer_id) => {
                     reach.serves = true;
                     if let Some(capacity) = patch.capacity {
                         reach.freed += i64::from(capacity.saturating_sub(event.capacity).max(0));
                     }
                 }
-                Action::Confirm { .. }
+                Action::Update(_)
+                | Action::Confirm { .. }
                 | Action::CheckIn { .. }
                 | Action::AcceptOffer { .. }
                 | Action::Publish { .. }

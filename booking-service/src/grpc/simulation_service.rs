@@ -8,7 +8,7 @@ use futures_util::stream::BoxStream;
 use rowlock_proto::booking::v1 as pb;
 use rowlock_proto::booking::v1::simulation_service_server::SimulationService;
 use service_core::validation::{Violations, proto_duration};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -48,16 +48,26 @@ impl SimulationService for Simulations {
 
         let source = self.0.visible_event(actor, event_id).await?;
         let permit = self.0.simulator.begin().map_err(CallError::from)?;
-        let copy = simulate::copy_event(&self.0.pool, &source, actor, self.0.ids.as_ref())
-            .await
-            .map_err(CallError::from)?;
 
         // Small on purpose: progress that is not read is skipped, see `rehearse`.
         let (updates, stream) = mpsc::channel(1);
-        let rehearsal =
-            Rehearsal { booking: Arc::clone(&self.0), copy, rush, keep: request.keep_event, updates };
-        // A task of its own: when the client goes away, the copy still has to be removed.
-        tokio::spawn(rehearsal.run(permit));
+        let (began, beginning) = oneshot::channel();
+        let (booking, keep) = (Arc::clone(&self.0), request.keep_event);
+        // A task of its own, from before the copy is made: whenever the client goes away, the copy has to be removed.
+        tokio::spawn(async move {
+            match simulate::copy_event(&booking.pool, &source, actor, booking.ids.as_ref()).await {
+                Ok(copy) => {
+                    // If the client is gone already, the first message finds out.
+                    let _ = began.send(Ok(()));
+                    Rehearsal { booking, copy, rush, keep, updates }.run(permit).await;
+                }
+                Err(error) => {
+                    let _ = began.send(Err(error));
+                }
+            }
+        });
+        let began = beginning.await.map_err(|_| CallError::UnexpectedOutcome)?;
+        began.map_err(CallError::from)?;
         Ok(Response::new(ReceiverStream::new(stream).boxed()))
     }
 }

@@ -17,6 +17,9 @@ use crate::store::seating::{
     Mark, load_facts, lock_events, lock_events_that_are_free, was_committed, write_effects,
 };
 
+/// How long the end of a cancelled event may take: longer than its statement is given.
+const ENDING_PATIENCE: Duration = Duration::from_secs(11 * 60);
+
 /// What became of a batch.
 pub(super) enum Attempt {
     /// It is over: a verdict for each command, or `None` for those whose event somebody else holds.
@@ -103,6 +106,7 @@ async fn apply(
     let applied = commands.iter().copied().filter(|command| applies(command));
     let facts = within(patience, load_facts(tx, events, applied.clone())).await?;
     let decision = decide(facts, applied, ids);
+    let patience = if decision.effects.endings.is_empty() { patience } else { ENDING_PATIENCE };
     let written = within(patience, write_effects(tx, &decision.effects)).await?;
 
     let mut decided = decision.verdicts.into_iter();
@@ -123,19 +127,14 @@ fn event_ids(commands: &[&Command]) -> Vec<Uuid> {
 ///
 /// # Errors
 /// It could not be found out now; see [`Setback`].
-pub(super) async fn find_out(
-    session: &mut Session,
-    commands: &[&Command],
-    mark: Mark,
-) -> Result<bool, Setback> {
+pub(super) async fn find_out(session: &mut Session, mark: &Mark) -> Result<bool, Setback> {
     let patience = session.patience();
-    let ids = event_ids(commands);
     let connection = session.connection().await?;
     within(patience, async {
         let mut tx = connection.begin().await?;
         // The lost transaction holds these locks until it has ended: without waiting for them, a COMMIT that is
         // still under way would be taken for one that never was.
-        lock_events(&mut tx, &ids).await?;
+        lock_events(&mut tx, mark.events()).await?;
         let committed = was_committed(&mut tx, mark).await?;
         tx.rollback().await?;
         Ok::<bool, StoreError>(committed)

@@ -48,6 +48,11 @@ impl BusyEvents {
         }
     }
 
+    /// Forgets events that nobody asks for any more.
+    pub(super) fn retain(&mut self, asked_for: impl Fn(Uuid) -> bool) {
+        self.0.retain(|event_id, _| asked_for(*event_id));
+    }
+
     /// The lock was granted.
     pub(super) fn granted(&mut self, event_id: Uuid) {
         self.0.remove(&event_id);

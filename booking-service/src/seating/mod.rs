@@ -91,7 +91,6 @@ pub type Answer = Result<Outcome, CommandError>;
 /// A command on its way.
 struct Pending {
     command: Command,
-    since: Instant,
     deadline: Instant,
     reply: oneshot::Sender<Answer>,
 }
@@ -147,7 +146,7 @@ impl Seating {
         let Some(shard) = self.shards.get(index) else { return Err(CommandError::Internal) };
 
         let (reply, answer) = oneshot::channel();
-        let pending = Pending { command, since: Instant::now(), deadline, reply };
+        let pending = Pending { command, deadline, reply };
         shard.try_send(pending).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => CommandError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => CommandError::ShuttingDown,

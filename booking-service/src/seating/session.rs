@@ -6,19 +6,24 @@ use std::time::Duration;
 use service_core::database::{retryable, unavailable};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::SeatingConfig;
 use crate::store::StoreError;
-use crate::store::seating::session_options;
+use crate::store::seating::{discard_plans, session_options};
 
+/// How long cached plans are used. Making them anew takes about 2 ms.
+const PLANS_LIVE: Duration = Duration::from_secs(2);
 /// The longest that opening a session may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// What the server is given beyond its own `statement_timeout` before the session is taken for dead.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
 
-/// A statement was prepared for a table that a migration has changed since, or on a session that a pooler has swapped.
-const STALE_SESSION: [&str; 2] = ["0A000", "26000"];
+/// A statement was prepared for a table that a migration has changed since, or on a session that a pooler has swapped, or
+/// the session was ended for being idle.
+const STALE_SESSION: [&str; 3] = ["0A000", "26000", "57P05"];
+/// The server gave up on a statement that took too long.
+const QUERY_CANCELED: &str = "57014";
 /// SQLSTATE class 53: no disk, no memory, no connections left.
 const OUT_OF_RESOURCES: &str = "53";
 /// SQLSTATE class 58: an error of the system below PostgreSQL.
@@ -55,7 +60,10 @@ impl From<StoreError> for Setback {
             Self::Busy
         } else if STALE_SESSION.contains(&code.as_ref()) {
             Self::Passing { code: code.into_owned(), lost: true }
-        } else if code.starts_with(OUT_OF_RESOURCES) || code.starts_with(SYSTEM_ERROR) {
+        } else if code.starts_with(OUT_OF_RESOURCES)
+            || code.starts_with(SYSTEM_ERROR)
+            || code == QUERY_CANCELED
+        {
             Self::Passing { code: code.into_owned(), lost: false }
         } else if unavailable(cause) {
             let code = if code.is_empty() { "connection".to_owned() } else { code.into_owned() };
@@ -73,6 +81,8 @@ pub(super) struct Session {
     options: PgConnectOptions,
     statement_timeout: Duration,
     connection: Option<PgConnection>,
+    /// When the plans were last made anew.
+    planned: Option<Instant>,
 }
 
 impl Session {
@@ -83,6 +93,7 @@ impl Session {
             options: database.options(options),
             statement_timeout: config.statement_timeout,
             connection: None,
+            planned: None,
         }
     }
 
@@ -100,7 +111,12 @@ impl Session {
                 Err(_) => return Err(Setback::Passing { code: "connect_timeout".to_owned(), lost: true }),
             },
         };
-        Ok(self.connection.insert(connection))
+        let connection = self.connection.insert(connection);
+        if self.planned.is_none_or(|planned| planned.elapsed() >= PLANS_LIVE) {
+            self.planned = Some(Instant::now());
+            within(self.statement_timeout + ANSWER_GRACE, discard_plans(connection)).await?;
+        }
+        Ok(connection)
     }
 
     /// Gives the session up. The server rolls back whatever it was doing.

@@ -21,6 +21,8 @@ use crate::store::seating::Mark;
 
 /// How often an event that somebody else holds is looked at again.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
+/// What was put off comes in addition to what arrived, up to this many in all.
+const LARGEST_BATCH: usize = 2 * BATCH;
 /// How many commands for one busy event are tried with each batch.
 const BUSY_BATCH: usize = 64;
 /// The longest pause before the first repetition after a passing setback; doubled up to 16 times that.
@@ -33,6 +35,8 @@ pub(super) struct Shard {
     config: SeatingConfig,
     /// Accepted and put off, in order of arrival: their event is busy, or is being cancelled in the batch before.
     deferred: VecDeque<Pending>,
+    /// Commands of the batch at work whose event turned out to be busy, in order of arrival.
+    skipped: Vec<Pending>,
     /// Events whose lock was not to be had in time. Their commands wait without the others.
     busy: BusyEvents,
 }
@@ -44,7 +48,15 @@ impl Shard {
         ids: Arc<dyn IdSource>,
         config: SeatingConfig,
     ) -> Self {
-        Self { inbox, session, ids, config, deferred: VecDeque::new(), busy: BusyEvents::default() }
+        Self {
+            inbox,
+            session,
+            ids,
+            config,
+            deferred: VecDeque::new(),
+            skipped: Vec::new(),
+            busy: BusyEvents::default(),
+        }
     }
 
     /// Runs until `closing`, and then until nothing accepted is left.
@@ -78,6 +90,7 @@ impl Shard {
     fn form_batch(&mut self, arrived: &mut Vec<Pending>) -> Vec<Pending> {
         let mut batch = Vec::with_capacity(arrived.len());
         let mut put_off: HashSet<Uuid> = HashSet::new();
+        let mut asked_for: HashSet<Uuid> = HashSet::new();
         let mut tried: HashMap<Uuid, usize> = HashMap::new();
         let before = std::mem::take(&mut self.deferred);
         for pending in before.into_iter().chain(arrived.drain(..)) {
@@ -86,12 +99,12 @@ impl Shard {
                 continue;
             }
             let event_id = pending.command.event_id;
-            if self.busy.contains(event_id) {
-                let tried = tried.entry(event_id).or_default();
-                *tried += 1;
-                if *tried > BUSY_BATCH {
-                    put_off.insert(event_id);
-                }
+            asked_for.insert(event_id);
+            let tried = tried.entry(event_id).or_default();
+            *tried += 1;
+            let crowded = self.busy.contains(event_id) && *tried > BUSY_BATCH;
+            if crowded || batch.len() >= LARGEST_BATCH {
+                put_off.insert(event_id);
             }
             if put_off.contains(&event_id) {
                 self.put_off(pending);
@@ -103,6 +116,7 @@ impl Shard {
             }
             batch.push(pending);
         }
+        self.busy.retain(|event_id| asked_for.contains(&event_id));
         batch
     }
 
@@ -117,7 +131,11 @@ impl Shard {
     /// Runs a batch to its end: every command is answered or put off.
     async fn run_batch(&mut self, batch: Vec<Pending>) {
         let mut parts = vec![batch];
-        while let Some(part) = parts.pop() {
+        while let Some(mut part) = parts.pop() {
+            // An event that was skipped in an earlier half is skipped in the later ones: its commands keep their order.
+            let late: Vec<Pending> =
+                part.extract_if(.., |pending| self.skips(pending.command.event_id)).collect();
+            self.skipped.extend(late);
             if let Err(mut culprits) = self.run_part(part).await {
                 // One of them meets with something unforeseen. Its neighbours must not fail with it: halves are run
                 // again, the earlier one first, until the culprit stands alone.
@@ -126,11 +144,20 @@ impl Shard {
                 parts.push(culprits);
             }
         }
+        // What this batch put off before it ran came later than what it skipped.
+        for pending in self.skipped.drain(..).rev() {
+            self.deferred.push_front(pending);
+        }
+    }
+
+    fn skips(&self, event_id: Uuid) -> bool {
+        self.skipped.iter().any(|pending| pending.command.event_id == event_id)
     }
 
     /// Runs a part until it is over. Gives back two or more commands that the database refuses together.
     async fn run_part(&mut self, mut part: Vec<Pending>) -> Result<(), Vec<Pending>> {
         let mut pause = FIRST_PAUSE;
+        let mut failing_since = None;
         loop {
             self.drop_dead(&mut part);
             if part.is_empty() {
@@ -150,7 +177,8 @@ impl Shard {
                 }
                 Ok(Attempt::Unknown(verdicts, mark)) => {
                     self.session.discard();
-                    match self.resolve(part, verdicts, mark).await {
+                    let (decided, verdicts) = self.set_aside_skipped(part, verdicts);
+                    match self.resolve(decided, verdicts, &mark).await {
                         Some(not_committed) => part = not_committed,
                         None => return Ok(()),
                     }
@@ -164,10 +192,18 @@ impl Shard {
                     if lost {
                         self.session.discard();
                     }
-                    self.expire(&mut part, &CommandError::DatabaseUnavailable);
+                    let since = *failing_since.get_or_insert(began);
+                    if since.elapsed() >= self.config.retry_window {
+                        for pending in part {
+                            pending.answer(Err(CommandError::DatabaseUnavailable));
+                        }
+                        return Ok(());
+                    }
                     rest(&mut pause).await;
                 }
                 Err(Setback::Unforeseen(error)) => {
+                    // Whatever it was, it may have left the session out of step.
+                    self.session.discard();
                     if part.len() > 1 {
                         return Err(part);
                     }
@@ -184,30 +220,27 @@ impl Shard {
     /// Finds out what became of a COMMIT without an answer. Gives the commands back if it did not happen.
     async fn resolve(
         &mut self,
-        mut part: Vec<Pending>,
-        verdicts: Vec<Option<Verdict>>,
-        mark: Mark,
+        part: Vec<Pending>,
+        verdicts: Vec<Verdict>,
+        mark: &Mark,
     ) -> Option<Vec<Pending>> {
+        let began = Instant::now();
         let mut pause = FIRST_PAUSE;
-        let mut found_out = None;
-        while found_out.is_none() {
-            let commands: Vec<&Command> = part.iter().map(|pending| &pending.command).collect();
-            match find_out(&mut self.session, &commands, mark).await {
-                Ok(committed) => found_out = Some(committed),
+        let found_out = loop {
+            match find_out(&mut self.session, mark).await {
+                Ok(committed) => break Some(committed),
                 Err(setback) => {
                     tracing::warn!(?setback, "the outcome of a batch is still unknown");
                     self.session.discard();
-                    // Verdicts go with commands by position, so the whole part is given up at once, when the youngest
-                    // has waited long enough.
-                    if part.iter().all(|pending| {
-                        pending.reply.is_closed() || pending.since.elapsed() >= self.config.retry_window
-                    }) {
-                        break;
-                    }
-                    rest(&mut pause).await;
                 }
             }
-        }
+            // Some may be gone, but verdicts go with commands by position: they are given up together.
+            let nobody_waits = part.iter().all(|pending| pending.reply.is_closed());
+            if nobody_waits || began.elapsed() >= self.config.retry_window {
+                break None;
+            }
+            rest(&mut pause).await;
+        };
         let outcome = match found_out {
             Some(true) => "committed",
             Some(false) => "not_committed",
@@ -215,10 +248,14 @@ impl Shard {
         };
         metrics::counter!("booking_unknown_commits_total", "outcome" => outcome).increment(1);
         match found_out {
-            Some(true) => self.answer(part, verdicts),
             Some(false) => return Some(part),
+            Some(true) => {
+                for (pending, verdict) in part.into_iter().zip(verdicts) {
+                    pending.answer(verdict.map_err(CommandError::Refused));
+                }
+            }
             None => {
-                for pending in part.drain(..) {
+                for pending in part {
                     pending.answer(Err(CommandError::OutcomeUnknown));
                 }
             }
@@ -227,17 +264,29 @@ impl Shard {
     }
 
     fn answer(&mut self, part: Vec<Pending>, verdicts: Vec<Option<Verdict>>) {
-        let mut skipped = Vec::new();
+        let (decided, verdicts) = self.set_aside_skipped(part, verdicts);
+        for (pending, verdict) in decided.into_iter().zip(verdicts) {
+            pending.answer(verdict.map_err(CommandError::Refused));
+        }
+    }
+
+    /// Keeps the commands without a verdict for later and gives back the others.
+    fn set_aside_skipped(
+        &mut self,
+        part: Vec<Pending>,
+        verdicts: Vec<Option<Verdict>>,
+    ) -> (Vec<Pending>, Vec<Verdict>) {
+        let mut decided = (Vec::with_capacity(part.len()), Vec::with_capacity(part.len()));
         for (pending, verdict) in part.into_iter().zip(verdicts) {
             match verdict {
-                Some(verdict) => pending.answer(verdict.map_err(CommandError::Refused)),
-                None => skipped.push(pending),
+                Some(verdict) => {
+                    decided.0.push(pending);
+                    decided.1.push(verdict);
+                }
+                None => self.skipped.push(pending),
             }
         }
-        // What this batch put off before it ran came later than what it skipped.
-        for pending in skipped.into_iter().rev() {
-            self.deferred.push_front(pending);
-        }
+        decided
     }
 
     fn drop_dead(&self, part: &mut Vec<Pending>) {
@@ -245,17 +294,6 @@ impl Shard {
         *part = alive;
         for pending in dead {
             pending.answer(Err(CommandError::DeadlineExceeded));
-        }
-    }
-
-    /// Answers those that have been tried for long enough.
-    fn expire(&self, part: &mut Vec<Pending>, error: &CommandError) {
-        let window = self.config.retry_window;
-        let (old, young): (Vec<_>, Vec<_>) =
-            std::mem::take(part).into_iter().partition(|pending| pending.since.elapsed() >= window);
-        *part = young;
-        for pending in old {
-            pending.answer(Err(error.clone()));
         }
     }
 }

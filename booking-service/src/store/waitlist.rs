@@ -50,8 +50,9 @@ pub async fn rank(pool: &PgPool, event_id: Uuid, position: i64) -> Result<Option
                   FROM events e
                  CROSS JOIN generate_series(1, e.largest_party) AS size(seats)
                  CROSS JOIN LATERAL (SELECT w.position FROM waitlist_entries w
-                                      WHERE w.event_id = $1 AND w.seats = size.seats AND w.state = 'WAITING'
-                                      ORDER BY w.position LIMIT 1) AS first
+                                      WHERE w.event_id = $1 AND w.seats >= size.seats AND w.seats <= size.seats
+                                        AND w.state = 'WAITING'
+                                      ORDER BY w.seats, w.position LIMIT 1) AS first
                  WHERE e.id = $1) AS head
          WHERE EXISTS (SELECT FROM waitlist_entries w
                         WHERE w.event_id = $1 AND w.position = $2 AND w.state = 'WAITING')

@@ -130,11 +130,10 @@ impl Table<'_> {
 }
 
 fn check_etag(event: &Event, etag: Option<&str>) -> Result<(), Refusal> {
-    match etag {
-        Some(etag) if etag != event.etag() => {
-            Err(Refusal::EtagMismatch { event_id: event.id, current: event.etag() })
-        }
-        _ => Ok(()),
+    if event.matches_etag(etag) {
+        Ok(())
+    } else {
+        Err(Refusal::EtagMismatch { event_id: event.id, current: event.etag() })
     }
 }
 

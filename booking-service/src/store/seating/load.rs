@@ -159,11 +159,14 @@ async fn load_heads<'a>(
     let events: Vec<Uuid> = wanted.iter().map(|heads| heads.event_id).collect();
     let sizes: Vec<i32> = wanted.iter().map(|heads| heads.seats).collect();
     let limits: Vec<i64> = wanted.iter().map(|heads| heads.limit).collect();
+    // Written as a range and in its order, the size pins the index of heads: as an equality it let the planner walk the
+    // whole queue by position and filter.
     let rows = query_entries!(
         "FROM unnest($1::uuid[], $2::int[], $3::bigint[]) AS h(event_id, seats, want)
          CROSS JOIN LATERAL (SELECT * FROM waitlist_entries x
-                              WHERE x.event_id = h.event_id AND x.seats = h.seats AND x.state = 'WAITING'
-                              ORDER BY x.position LIMIT h.want) w",
+                              WHERE x.event_id = h.event_id AND x.seats >= h.seats AND x.seats <= h.seats
+                                AND x.state = 'WAITING'
+                              ORDER BY x.seats, x.position LIMIT h.want) w",
         &events,
         &sizes,
         &limits,

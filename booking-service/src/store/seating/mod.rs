@@ -9,6 +9,18 @@ pub use load::load_facts;
 pub use lock::{Locked, lock_events, lock_events_that_are_free};
 pub use write::{Mark, was_committed, write_effects};
 
+/// Has every statement planned anew when it is used next.
+///
+/// A plan that was made while a table was all but empty may read a whole index, which costs nothing then, and everything
+/// later; the planner looks at a table's size when it plans.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn discard_plans(connection: &mut sqlx::PgConnection) -> Result<(), super::StoreError> {
+    sqlx::raw_sql("DISCARD PLANS").execute(connection).await?;
+    Ok(())
+}
+
 /// Settings of the shards' sessions, besides what every session has.
 ///
 /// A plan made while a table is small is cached and kept while it grows; a sequential scan that cost nothing then costs
@@ -21,5 +33,7 @@ pub fn session_options(lock_timeout: std::time::Duration) -> Vec<(&'static str, 
         ("plan_cache_mode", "force_generic_plan".to_owned()),
         ("lock_timeout", format!("{}ms", lock_timeout.as_millis())),
         ("timezone", "UTC".to_owned()),
+        // Facts are read after the lock, and are those of that moment.
+        ("default_transaction_isolation", "read committed".to_owned()),
     ]
 }

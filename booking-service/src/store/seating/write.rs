@@ -5,19 +5,40 @@ use uuid::Uuid;
 
 use super::super::StoreError;
 use super::ending::end_event;
+use crate::domain::change::Change;
 use crate::domain::effects::Effects;
 use crate::domain::event::EventRecord;
 use crate::domain::registration::{Labels, Registration};
 use crate::domain::waitlist::Entry;
 
-/// How to find out later whether a batch was committed: one row that it, and nobody else, has written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How to find out later whether a batch was committed: rows that it, and nobody else, has written, one for each event
+/// that it changed. (One alone might be gone by then: a rehearsal removes its private event.)
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
-    event_id: Uuid,
-    version: i64,
-    entity_id: Uuid,
     /// The number that the transaction drew for itself.
     batch: i64,
+    events: Vec<Uuid>,
+    versions: Vec<i64>,
+    entities: Vec<Uuid>,
+}
+
+impl Mark {
+    fn new(batch: i64, changes: &[Change]) -> Self {
+        let mut mark = Self { batch, events: Vec::new(), versions: Vec::new(), entities: Vec::new() };
+        for change in changes {
+            if !mark.events.contains(&change.event_id) {
+                mark.events.push(change.event_id);
+                mark.versions.push(change.version);
+                mark.entities.push(change.entity_id);
+            }
+        }
+        mark
+    }
+
+    /// The events that the batch changed, and so had locked.
+    pub fn events(&self) -> &[Uuid] {
+        &self.events
+    }
 }
 
 /// Writes everything and says how to recognise it. `None`: there was nothing to write.
@@ -31,7 +52,9 @@ pub async fn write_effects(
     connection: &mut PgConnection,
     effects: &Effects,
 ) -> Result<Option<(Mark, Vec<i64>)>, StoreError> {
-    let Some(first) = effects.changes.first() else { return Ok(None) };
+    if effects.is_empty() {
+        return Ok(None);
+    }
 
     // What ends comes before what begins: a cancelled registration must be out of the unique index of active ones
     // before the same user's new one goes in.
@@ -47,26 +70,30 @@ pub async fn write_effects(
             .execute(&mut *connection)
             .await?;
     }
+    if !effects.endings.is_empty() {
+        // As long as it takes: a million registrations end in about a minute.
+        sqlx::query!("SET LOCAL statement_timeout = '10min'").execute(&mut *connection).await?;
+    }
     let mut last_versions = Vec::with_capacity(effects.endings.len());
     for ending in &effects.endings {
         last_versions.push(end_event(&mut *connection, ending, batch).await?);
     }
-    let mark = Mark { event_id: first.event_id, version: first.version, entity_id: first.entity_id, batch };
-    Ok(Some((mark, last_versions)))
+    Ok(Some((Mark::new(batch, &effects.changes), last_versions)))
 }
 
-/// Whether the batch with this mark was committed. To be asked with the batch's events locked: the lock is granted when
+/// Whether the batch with this mark was committed. To be asked with the mark's events locked: the lock is granted when
 /// the transaction in question has ended one way or the other, not while its COMMIT is still under way.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn was_committed(connection: &mut PgConnection, mark: Mark) -> Result<bool, StoreError> {
+pub async fn was_committed(connection: &mut PgConnection, mark: &Mark) -> Result<bool, StoreError> {
     let found = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM changes
-            WHERE event_id = $1 AND version = $2 AND entity_id = $3 AND batch = $4) AS "found!""#,
-        mark.event_id,
-        mark.version,
-        mark.entity_id,
+        r#"SELECT EXISTS (SELECT FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) AS m(event_id, version, entity_id)
+            WHERE EXISTS (SELECT FROM changes c WHERE c.event_id = m.event_id AND c.version = m.version
+                             AND c.entity_id = m.entity_id AND c.batch = $4)) AS "found!""#,
+        &mark.events,
+        &mark.versions,
+        &mark.entities,
         mark.batch,
     )
     .fetch_one(connection)
