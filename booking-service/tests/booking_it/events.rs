@@ -57,7 +57,7 @@ async fn what_is_answered_is_what_is_stored_to_the_last_digit() {
     let sent = pb::Event {
         start_time: fine(base.start_time),
         end_time: fine(base.end_time),
-        registration_open_time: fine(Some(timestamp(now()))),
+        registration_open_time: fine(Some(timestamp(now() - Duration::from_secs(9)))),
         registration_close_time: fine(base.start_time),
         offer_ttl: Some(prost_types::Duration { seconds: 7, nanos: 123_456_789 }),
         title: "Zürich \"'; DROP TABLE events; -- \\ %s 🎫".to_owned(),
