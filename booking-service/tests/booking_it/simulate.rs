@@ -176,3 +176,22 @@ async fn a_client_that_goes_away_early_leaves_no_copy_either() {
     eventually(async || system.count(COPIES, &event).await == 0).await;
     system.assert_consistent(&event).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_whose_replica_died_is_removed_by_another_one() {
+    let mut system = System::start().await;
+    let event = system.event(10).await;
+    let request = pb::SimulateRushRequest { keep_event: true, ..rush(&event, 30) };
+    run(&system.admin(), request).await.unwrap();
+    assert_eq!(system.count(COPIES, &event).await, 1, "a kept copy");
+    // As a rush leaves it that was not ended: with a lease, which runs out.
+    sqlx::query("UPDATE events SET simulation_lease_time = now() - interval '1 s' WHERE simulation_lease_time IS NOT NULL")
+        .execute(&system.pool)
+        .await
+        .unwrap();
+    system.add_replica(|_| {}).await;
+    eventually(async || system.count(COPIES, &event).await == 0).await;
+    let left: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM registrations").fetch_one(&system.pool).await.unwrap();
+    assert_eq!(left, 0);
+}
