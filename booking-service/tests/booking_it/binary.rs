@@ -16,6 +16,7 @@ use crate::caller::Caller;
 use crate::child::{Serving, binary, run, serve};
 use crate::identity::Identity;
 use crate::proof::id;
+use crate::refusal::assert_refused;
 use crate::system::{eventually, get};
 
 static NOTHING: Migrator = Migrator::DEFAULT;
@@ -257,8 +258,8 @@ async fn logs_hold_no_token_no_label_and_no_text_at_any_level() {
     let hold_duration = Some(prost_types::Duration { seconds: 60, nanos: 0 });
     let held = pb::RegisterRequest { hold_duration, labels: labels(), ..ask(&open) };
     let status = ada.try_register(held).await.unwrap_err();
-    assert_eq!(status.code(), tonic::Code::Internal, "{status:?}");
-    crate::refusal::assert_no_leak(&status);
+    assert_refused(&status, "INTERNAL_ERROR");
+    let request_id = status.metadata().get("x-request-id").unwrap().to_str().unwrap().to_owned();
     assert!(!format!("{status:?}").contains("quiet"), "{status:?}");
     // Its neighbours are not refused with it.
     ada.seat(&open).await;
@@ -267,6 +268,7 @@ async fn logs_hold_no_token_no_label_and_no_text_at_any_level() {
     assert_eq!(status.code(), Some(0));
     assert!(log.contains("ALREADY_WAITLISTED") && log.contains("TOKEN_INVALID"), "it logs");
     assert!(log.contains("a command was refused by the database"), "it logs");
+    assert!(log.contains(&request_id), "it is found by its request id");
     for caller in [&organizer, &ada, &service] {
         let token = caller.bearer.0.to_str().unwrap();
         assert!(!log.contains(token.rsplit('.').next().unwrap()), "a signature is in the log");

@@ -26,6 +26,15 @@ pub(crate) fn rpc_names() -> BTreeSet<String> {
     rpcs().into_keys().collect()
 }
 
+/// Every reason of an error, as `ErrorInfo` has it.
+pub(crate) fn reasons() -> BTreeSet<String> {
+    let files = set().file;
+    let mut enums = files.iter().filter(|file| file.package() == PACKAGE).flat_map(|file| &file.enum_type);
+    let reasons = enums.find(|found| found.name() == "ErrorReason").unwrap();
+    let names = reasons.value.iter().filter(|value| value.number() != 0);
+    names.map(|value| value.name().strip_prefix("ERROR_REASON_").unwrap().to_owned()).collect()
+}
+
 /// Every message by its full name.
 pub(crate) fn messages() -> BTreeMap<String, DescriptorProto> {
     let mut messages = BTreeMap::new();

@@ -20,7 +20,11 @@ pub(crate) struct Identity {
 impl Identity {
     /// Publishes the keys of `mint`.
     pub(crate) async fn start(mint: &TokenMint) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), mint)
+    }
+
+    /// Whoever has connected already is served from now on.
+    pub(crate) fn start_on(listener: TcpListener, mint: &TokenMint) -> Self {
         let address = listener.local_addr().unwrap();
         let end = CancellationToken::new();
         let ended = end.clone().cancelled_owned();

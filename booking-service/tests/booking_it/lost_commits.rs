@@ -4,28 +4,15 @@ use std::sync::atomic::Ordering;
 
 use rowlock_proto::booking::v1 as pb;
 use rowlock_proto::booking::v1::register_response::Outcome;
-use service_core::config::DatabaseConfig;
 
 use crate::acts::{ask, ask_or_queue, draft};
-use crate::proxy::Proxy;
+use crate::proxy::behind_a_proxy;
 use crate::refusal::refused;
-use crate::system::{System, at_once};
-
-/// One replica, whose every connection to the database goes through the proxy.
-async fn behind_a_proxy() -> (System, Proxy) {
-    let mut system = System::with_replicas(0).await;
-    let (before, server) = system.database.url.rsplit_once('@').unwrap();
-    let (server, name) = server.split_once('/').unwrap();
-    let proxy = Proxy::start(server.parse().unwrap()).await;
-    let url = format!("{before}@{}/{name}", proxy.address);
-    system.add_replica(|config| config.database = DatabaseConfig::from_url(&url).unwrap()).await;
-    system.replicas[0].ready().await;
-    (system, proxy)
-}
+use crate::system::at_once;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_whose_answer_is_lost_is_found_and_not_done_again() {
-    let (system, proxy) = behind_a_proxy().await;
+    let (system, proxy) = behind_a_proxy(|_| {}).await;
     let event = system.event(3).await;
     let (ada, bob, eve) = (system.attendee(), system.attendee(), system.attendee());
     let breaks = |times| proxy.faults.after_commit.store(times, Ordering::SeqCst);
@@ -50,7 +37,7 @@ async fn a_commit_whose_answer_is_lost_is_found_and_not_done_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_never_arrived_is_done_again_once() {
-    let (system, proxy) = behind_a_proxy().await;
+    let (system, proxy) = behind_a_proxy(|_| {}).await;
     let event = system.event(2).await;
     let (ada, bob) = (system.attendee(), system.attendee());
     proxy.faults.before_commit.store(2, Ordering::SeqCst);
@@ -65,7 +52,7 @@ async fn a_commit_that_never_arrived_is_done_again_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commits_that_break_all_through_a_rush_cost_nobody_a_seat() {
-    let (system, proxy) = behind_a_proxy().await;
+    let (system, proxy) = behind_a_proxy(|_| {}).await;
     let event = system.organizer().publish_new(draft(40)).await;
     proxy.faults.after_commit.store(4, Ordering::SeqCst);
     proxy.faults.before_commit.store(4, Ordering::SeqCst);

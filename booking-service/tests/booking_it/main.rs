@@ -35,6 +35,7 @@ mod limits;
 mod lists;
 mod lost_commits;
 mod offers;
+mod outages;
 mod races;
 mod registrations;
 mod request_ids;

@@ -4,14 +4,23 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use booking_service::config::ServeConfig;
+use service_core::config::DatabaseConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::system::System;
 
 /// How often the connection is to break, and when.
 #[derive(Clone, Default)]
 pub(crate) struct Faults {
+    /// Nothing goes through, and what was open is cut.
+    pub(crate) down: Arc<watch::Sender<bool>>,
+    /// How many connections were turned away because of that.
+    pub(crate) refused: Arc<AtomicUsize>,
     /// The server never hears of COMMIT.
     pub(crate) before_commit: Arc<AtomicUsize>,
     /// The server has committed, and its answer is lost.
@@ -35,13 +44,33 @@ impl Proxy {
             async move {
                 loop {
                     let (client, _) = listener.accept().await.unwrap();
-                    tokio::spawn(pass(client, TcpStream::connect(server).await.unwrap(), faults.clone()));
+                    if *faults.down.borrow() {
+                        faults.refused.fetch_add(1, Ordering::SeqCst);
+                    } else {
+                        tokio::spawn(pass(client, TcpStream::connect(server).await.unwrap(), faults.clone()));
+                    }
                 }
             }
         };
         tokio::spawn(end.clone().run_until_cancelled_owned(accept));
         Self { address, faults, _end: end.drop_guard() }
     }
+}
+
+/// One replica, whose every connection to the database goes through a proxy.
+pub(crate) async fn behind_a_proxy(edit: impl Fn(&mut ServeConfig)) -> (System, Proxy) {
+    let mut system = System::with_replicas(0).await;
+    let (before, server) = system.database.url.rsplit_once('@').unwrap();
+    let (server, name) = server.split_once('/').unwrap();
+    let proxy = Proxy::start(server.parse().unwrap()).await;
+    let url = format!("{before}@{}/{name}", proxy.address);
+    let through = |config: &mut ServeConfig| {
+        config.database = DatabaseConfig::from_url(&url).unwrap();
+        edit(config);
+    };
+    system.add_replica(through).await;
+    system.replicas[0].ready().await;
+    (system, proxy)
 }
 
 /// Takes one of what is left, if anything is.
@@ -54,7 +83,9 @@ async fn pass(client: TcpStream, server: TcpStream, faults: Faults) {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let swallow = CancellationToken::new();
+    let mut down = faults.down.subscribe();
     tokio::select! {
+        _ = down.wait_for(|down| *down) => {}
         () = requests(from_client, to_server, &faults, &swallow) => {}
         () = answers(from_server, to_client, &swallow) => {}
     }

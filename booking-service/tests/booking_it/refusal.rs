@@ -7,18 +7,17 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 /// A reason of the contract: its code, its metadata (alternatives), and whether it says when to try again.
-type Promise = (&'static str, Code, &'static [&'static [&'static str]], bool);
+pub(crate) type Promise = (&'static str, Code, &'static [&'static [&'static str]], bool);
 
 /// Said here a second time, apart from the code that keeps it.
-const PROMISES: [Promise; 32] = [
+pub(crate) const PROMISES: [Promise; 34] = [
     ("VALIDATION_FAILED", Code::InvalidArgument, &[&[]], false),
     ("PAGE_TOKEN_INVALID", Code::InvalidArgument, &[&[]], false),
     ("TOKEN_MISSING", Code::Unauthenticated, &[&[]], false),
     ("TOKEN_INVALID", Code::Unauthenticated, &[&[]], false),
     ("TOKEN_EXPIRED", Code::Unauthenticated, &[&[]], false),
     ("TOKEN_REVOKED", Code::Unauthenticated, &[&[]], false),
-    // The second is what the layer that knows the methods' roles gives.
-    ("ROLE_REQUIRED", Code::PermissionDenied, &[&["needed"], &["role", "roles"]], false),
+    ("ROLE_REQUIRED", Code::PermissionDenied, &[&["needed"]], false),
     ("EVENT_NOT_FOUND", Code::NotFound, &[&["event_id"]], false),
     ("REGISTRATION_NOT_FOUND", Code::NotFound, &[&["registration_id"]], false),
     ("WAITLIST_ENTRY_NOT_FOUND", Code::NotFound, &[&["entry_id"]], false),
@@ -58,8 +57,9 @@ const PROMISES: [Promise; 32] = [
     ("DATABASE_UNAVAILABLE", Code::Unavailable, &[&[]], true),
     ("SHUTTING_DOWN", Code::Unavailable, &[&[]], true),
     ("DEADLINE_EXCEEDED", Code::DeadlineExceeded, &[&[]], false),
-    // The second is what the layer that knows all methods gives.
-    ("METHOD_UNIMPLEMENTED", Code::Unimplemented, &[&["method"], &[]], false),
+    ("IDENTITY_UNAVAILABLE", Code::Unavailable, &[&[]], true),
+    ("METHOD_UNIMPLEMENTED", Code::Unimplemented, &[&["method"]], false),
+    ("INTERNAL_ERROR", Code::Internal, &[&[]], false),
 ];
 
 /// Asserts that the answer is this refusal with everything that the contract promises of it, and gives its metadata.
