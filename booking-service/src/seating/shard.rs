@@ -93,13 +93,19 @@ impl Shard {
         let mut asked_for: HashSet<Uuid> = HashSet::new();
         let mut tried: HashMap<Uuid, usize> = HashMap::new();
         let before = std::mem::take(&mut self.deferred);
-        for pending in before.into_iter().chain(arrived.drain(..)) {
+        let (held, full) = (before.len(), before.len() >= self.config.queue);
+        for (index, pending) in before.into_iter().chain(arrived.drain(..)).enumerate() {
             if pending.is_dead() {
                 pending.answer(Err(CommandError::DeadlineExceeded));
                 continue;
             }
             let event_id = pending.command.event_id;
             asked_for.insert(event_id);
+            // What waits for busy events is bounded like what waits in the inbox.
+            if full && index >= held && self.busy.contains(event_id) {
+                pending.answer(Err(CommandError::Overloaded));
+                continue;
+            }
             let tried = tried.entry(event_id).or_default();
             *tried += 1;
             let crowded = self.busy.contains(event_id) && *tried > BUSY_BATCH;
