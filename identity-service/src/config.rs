@@ -8,7 +8,7 @@ use service_core::config::{
 
 use crate::accounts::SignInLimits;
 use crate::cli::{HashArgs, ServeArgs, SignInArgs, TokenArgs};
-use crate::domain::Backoff;
+use crate::domain::{Backoff, LONGEST_ACCESS_TOKEN_LIFETIME};
 use crate::grpc::ClientAddress;
 use crate::hashing::{HashCost, HashLimits};
 use crate::signing::KeyDir;
@@ -102,7 +102,8 @@ impl TokenArgs {
         required("--token-issuer (ROWLOCK_TOKEN_ISSUER)", &self.token_issuer);
         required("--token-audience (ROWLOCK_TOKEN_AUDIENCE)", &self.token_audience);
         let name = "--access-token-lifetime (ROWLOCK_ACCESS_TOKEN_LIFETIME)";
-        let access_lifetime = period(name, self.access_token_lifetime, 10, 3_600, errors);
+        let access_lifetime =
+            period(name, self.access_token_lifetime, 10, LONGEST_ACCESS_TOKEN_LIFETIME.as_secs(), errors);
         let name = "--refresh-token-lifetime (ROWLOCK_REFRESH_TOKEN_LIFETIME)";
         let refresh_lifetime = period(name, self.refresh_token_lifetime, 60, 365 * 86_400, errors);
         let tokens = TokenConfig {

@@ -116,7 +116,7 @@ async fn keep_house(pool: &PgPool, sources: &Sources, stop: &CancellationToken) 
 
 async fn sweep(pool: &PgPool, sources: &Sources) {
     let now = sources.clock.now();
-    match store::sweep(pool, now - KEEP_SESSIONS, now - KEEP_FAILURES).await {
+    match store::sweep(pool, now - KEEP_SESSIONS, now - KEEP_FAILURES, now).await {
         Ok(swept) => tracing::debug!(sessions = swept.sessions, failures = swept.failures, "swept"),
         Err(error) => tracing::warn!(%error, "sweeping failed; it is tried again later"),
     }

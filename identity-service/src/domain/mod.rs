@@ -5,10 +5,12 @@ mod backoff;
 mod email;
 mod error;
 mod password;
+mod revocation;
 mod user;
 
 pub use backoff::{Backoff, Failures};
 pub use email::Email;
 pub use error::{Cause, Error, Result};
 pub use password::{NewPassword, Password};
+pub use revocation::{LONGEST_ACCESS_TOKEN_LIFETIME, Revocation, RevokedTokens};
 pub use user::{NewUser, User, display_name, sign_up_role};

@@ -2,6 +2,7 @@
 //! none decides anything that is a rule.
 
 mod failures;
+mod revocations;
 mod sessions;
 mod sweep;
 mod users;

@@ -15,10 +15,13 @@ pub struct Swept {
     pub sessions: u64,
     /// Counts of failed sign-ins.
     pub failures: u64,
+    /// Revocations.
+    pub revocations: u64,
 }
 
-/// Removes sessions that expired before `sessions_before`, and failures whose newest is from before
-/// `failures_before`. Replicas that sweep at once skip what another one is removing.
+/// Removes sessions that expired before `sessions_before`, failures whose newest is from before
+/// `failures_before`, and revocations that expired before `revocations_before`. Replicas that sweep at once skip
+/// what another one is removing.
 ///
 /// # Errors
 /// If the database fails; what was removed until then stays removed.
@@ -26,6 +29,7 @@ pub async fn sweep(
     pool: &PgPool,
     sessions_before: OffsetDateTime,
     failures_before: OffsetDateTime,
+    revocations_before: OffsetDateTime,
 ) -> Result<Swept> {
     let mut swept = Swept::default();
     loop {
@@ -56,6 +60,22 @@ pub async fn sweep(
         .await?
         .rows_affected();
         swept.failures += removed;
+        if removed == 0 {
+            break;
+        }
+    }
+    loop {
+        let removed = sqlx::query!(
+            "DELETE FROM revocations WHERE id IN (
+                 SELECT id FROM revocations WHERE expire_time < $1 ORDER BY expire_time LIMIT $2
+                 FOR UPDATE SKIP LOCKED)",
+            revocations_before,
+            BATCH
+        )
+        .execute(pool)
+        .await?
+        .rows_affected();
+        swept.revocations += removed;
         if removed == 0 {
             return Ok(swept);
         }

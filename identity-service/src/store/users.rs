@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use super::FailureKey;
 use super::failures::clear_failures;
+use super::revocations::record;
 use super::sessions::revoke_sessions;
-use crate::domain::{Email, Error, NewUser, Result, User};
+use crate::domain::{Email, Error, NewUser, Result, Revocation, RevokedTokens, User};
 
 /// The index that keeps addresses unique; named in `migrations/identity`.
 const EMAIL_INDEX: &str = "users_email_key";
@@ -216,22 +217,23 @@ pub async fn reset_to_admin(
         Box::pin(async move {
             // Failures before the user, in the order in which a sign-in locks them.
             clear_failures(tx, account).await?;
-            let id = sqlx::query_scalar!(
+            let reset = sqlx::query!(
                 "UPDATE users
                  SET password_hash = $2, role = 'admin', active = true,
                      session_version = session_version + 1, revision = revision + 1, update_time = $3
                  WHERE lower(email) = lower($1)
-                 RETURNING id",
+                 RETURNING id, session_version",
                 email.as_str(),
                 password_hash,
                 now
             )
             .fetch_optional(&mut *tx)
             .await?;
-            if let Some(id) = id {
-                revoke_sessions(tx, id, now).await?;
-            }
-            Ok::<_, Error>(id)
+            let Some(reset) = reset else { return Ok(None) };
+            revoke_sessions(tx, reset.id, now).await?;
+            let tokens = RevokedTokens::BelowVersion(reset.session_version);
+            record(tx, &[Revocation { user_id: reset.id, tokens }], now).await?;
+            Ok::<_, Error>(Some(reset.id))
         })
     })
     .await

@@ -101,10 +101,10 @@ async fn rows_that_nobody_asks_for_are_swept() {
     server.sign_in("ada@example.org", PASSWORD).await.unwrap();
     server.sign_in("nobody@example.org", PASSWORD).await.unwrap_err();
     let now = service_core::clock::Clock::now(server.clock.as_ref());
-    let swept = identity_service::store::sweep(&pool, now, now).await.unwrap();
+    let swept = identity_service::store::sweep(&pool, now, now, now).await.unwrap();
     assert_eq!((swept.sessions, swept.failures), (0, 0), "what is in use stays");
     let later = now + std::time::Duration::from_secs(31 * 86_400);
-    let swept = identity_service::store::sweep(&pool, later, later).await.unwrap();
+    let swept = identity_service::store::sweep(&pool, later, later, later).await.unwrap();
     assert_eq!((swept.sessions, swept.failures), (1, 2));
     let tokens: i64 =
         sqlx::query_scalar("SELECT count(*) FROM refresh_tokens").fetch_one(&pool).await.unwrap();

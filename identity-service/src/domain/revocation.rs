@@ -1,0 +1,40 @@
+//! Which tokens to refuse before they expire.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// The longest that an access token may live, whatever is configured.
+pub const LONGEST_ACCESS_TOKEN_LIFETIME: Duration = Duration::from_secs(3_600);
+
+/// How far a verifier may let clocks differ.
+const CLOCK_DIFFERENCE: Duration = Duration::from_secs(60);
+
+/// Tokens that are refused from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// The `sub` claim: a user's id or a service account's.
+    pub user_id: Uuid,
+    /// Which of their tokens.
+    pub tokens: RevokedTokens,
+}
+
+/// Which tokens of a user are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RevokedTokens {
+    /// Those whose `sid` claim this is.
+    OfSession(Uuid),
+    /// Those whose `sv` claim is lower.
+    BelowVersion(i64),
+}
+
+impl Revocation {
+    /// When a revocation of `now` may be forgotten. It counts with the longest lifetime that can be configured, not
+    /// with the present one: a token may be from before the configuration was changed, or from a replica that has
+    /// another one.
+    #[must_use]
+    pub fn expire_time(now: OffsetDateTime) -> OffsetDateTime {
+        now + LONGEST_ACCESS_TOKEN_LIFETIME + CLOCK_DIFFERENCE
+    }
+}
