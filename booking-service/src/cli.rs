@@ -72,6 +72,18 @@ pub struct TokenArgs {
     /// identity-service, for the keys that tokens are verified with
     #[arg(long, env = "ROWLOCK_IDENTITY_ADDR", value_name = "URL", default_value = "http://127.0.0.1:50051")]
     pub identity_addr: String,
+    /// The authorities of identity-service's certificate, a PEM file; needed with an https address
+    #[arg(long, env = "ROWLOCK_IDENTITY_CA_FILE", value_name = "PATH")]
+    pub identity_ca_file: Option<PathBuf>,
+    /// The certificate to show to identity-service if it asks for one, a PEM file
+    #[arg(long, env = "ROWLOCK_IDENTITY_CERT_FILE", value_name = "PATH")]
+    pub identity_cert_file: Option<PathBuf>,
+    /// The private key of that certificate, a PEM file
+    #[arg(long, env = "ROWLOCK_IDENTITY_KEY_FILE", value_name = "PATH")]
+    pub identity_key_file: Option<PathBuf>,
+    /// The name in identity-service's certificate [default: the host of its address]
+    #[arg(long, env = "ROWLOCK_IDENTITY_SERVER_NAME", value_name = "NAME")]
+    pub identity_server_name: Option<String>,
     /// The issuer that tokens must name
     #[arg(long, env = "ROWLOCK_TOKEN_ISSUER", value_name = "TEXT", default_value = "identity.rowlock")]
     pub token_issuer: String,

@@ -8,7 +8,7 @@ use service_core::config::{
     Checked, ConfigErrors, DatabaseConfig, DefaultAddresses, Period, ServerConfig, TelemetryConfig,
 };
 use service_core::layers::{RateLimit, RateOption};
-use tonic::transport::Endpoint;
+use service_core::upstream::{Upstream, UpstreamOptions};
 
 use crate::cli::{SeatingArgs, ServeArgs, TokenArgs};
 use crate::seating::SeatingConfig;
@@ -42,7 +42,7 @@ pub struct ServeConfig {
 #[derive(Clone, Debug)]
 pub struct TokenConfig {
     /// identity-service.
-    pub identity: Endpoint,
+    pub identity: Upstream,
     /// The `iss` claim.
     pub issuer: String,
     /// The `aud` claim.
@@ -81,7 +81,14 @@ impl ServeArgs {
 
 impl TokenArgs {
     fn check(self, errors: &mut ConfigErrors) -> TokenConfig {
-        let identity = endpoint("--identity-addr (ROWLOCK_IDENTITY_ADDR)", &self.identity_addr, errors);
+        let identity = UpstreamOptions {
+            url: self.identity_addr,
+            ca_file: self.identity_ca_file,
+            cert_file: self.identity_cert_file,
+            key_file: self.identity_key_file,
+            server_name: self.identity_server_name,
+        };
+        let identity = identity.check("--identity-addr (ROWLOCK_IDENTITY_ADDR)", errors);
         let mut required = |name: &str, value: &str| {
             if value.trim().is_empty() {
                 errors.add(name, "must not be empty");
@@ -117,16 +124,4 @@ impl SeatingArgs {
         period(&mut config.retry_window, self.retry_window, name, Duration::ZERO, Duration::from_secs(300));
         config
     }
-}
-
-/// Reads the address of another service.
-pub fn endpoint(name: &str, url: &str, errors: &mut ConfigErrors) -> Endpoint {
-    let checked = Endpoint::from_shared(url.trim().to_owned())
-        .ok()
-        .filter(|endpoint| matches!(endpoint.uri().scheme_str(), Some("http" | "https")))
-        .filter(|endpoint| endpoint.uri().host().is_some());
-    checked.unwrap_or_else(|| {
-        errors.add(name, "must be a URL such as http://127.0.0.1:50051");
-        Endpoint::from_static("http://[::1]:0")
-    })
 }

@@ -16,9 +16,10 @@ use service_core::lifecycle::{Readiness, ReadinessHandle};
 use service_core::server::{GrpcServer, Listeners};
 use service_core::telemetry;
 use service_core::token::{JwksSource, KeySet, TokenVerifier, VerifierConfig, refresh_keys};
+use service_core::upstream::Upstream;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::MIGRATOR;
 use crate::config::ServeConfig;
@@ -151,8 +152,8 @@ async fn await_keys(keys: &KeySet, check: &ReadinessHandle, stop: &CancellationT
 struct Identity(AuthServiceClient<Channel>);
 
 impl Identity {
-    fn at(endpoint: &Endpoint) -> Self {
-        Self(AuthServiceClient::new(endpoint.clone().connect_timeout(Duration::from_secs(5)).connect_lazy()))
+    fn at(upstream: &Upstream) -> Self {
+        Self(AuthServiceClient::new(upstream.channel()))
     }
 }
 

@@ -11,6 +11,7 @@
 //! | [`auth`], [`token`] | who calls, what a method asks for, and how a token is verified |
 //! | [`config`], [`telemetry`], [`lifecycle`] | options, logs and metrics, signals and readiness |
 //! | [`server`], [`layers`] | the server stack, the same for both services |
+//! | [`tls`], [`upstream`] | certificates that may change while they are used, the way to another service |
 //! | [`database`], [`database_check`], [`migrate`] | the pool, transactions that are retried, readiness, the schema |
 //! | [`health`] | the `health` command |
 //! | `test_support` | feature `test-support`: a throw-away PostgreSQL and a token mint |
@@ -33,5 +34,7 @@ pub mod status;
 pub mod telemetry;
 #[cfg(feature = "test-support")]
 pub mod test_support;
+pub mod tls;
 pub mod token;
+pub mod upstream;
 pub mod validation;

@@ -14,12 +14,12 @@ use service_core::clock::{Clock, SystemClock};
 use service_core::config::ConfigErrors;
 use service_core::ids::{IdSource, UuidV7};
 use service_core::secret::Secret;
+use service_core::upstream::{Upstream, UpstreamOptions};
 use service_core::validation::timestamp;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::cli::DemoArgs;
-use crate::config::endpoint;
 
 use accounts::Account;
 use people::Crowd;
@@ -35,11 +35,14 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// If a service cannot be reached or says no, or if the result is not exactly what it has to be.
 pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let mut errors = ConfigErrors::default();
-    let identity = endpoint("--identity-addr (ROWLOCK_IDENTITY_ADDR)", &args.identity_addr, &mut errors);
-    let replicas: Vec<Endpoint> = args
+    let mut upstream = |name: &str, url: &str| {
+        UpstreamOptions { url: url.to_owned(), ..UpstreamOptions::default() }.check(name, &mut errors)
+    };
+    let identity = upstream("--identity-addr (ROWLOCK_IDENTITY_ADDR)", &args.identity_addr);
+    let replicas: Vec<Upstream> = args
         .booking_addrs
         .split(',')
-        .map(|addr| endpoint("--booking-addrs (ROWLOCK_BOOKING_ADDRS)", addr, &mut errors))
+        .map(|addr| upstream("--booking-addrs (ROWLOCK_BOOKING_ADDRS)", addr))
         .collect();
     let users = args.users.take_within("--users", 1..=100_000, &mut errors);
     let seats = args.seats.take_within("--seats", 1..=1_000_000, &mut errors);

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use booking_service::config::ServeConfig;
 use rowlock_proto::booking::v1 as pb;
-use service_core::config::DatabaseConfig;
+use service_core::config::{ConfigErrors, DatabaseConfig};
 use service_core::test_support::TokenMint;
+use service_core::upstream::UpstreamOptions;
 use tokio::net::TcpListener;
-use tonic::transport::Endpoint;
 
 use crate::acts::draft;
 use crate::identity::Identity;
@@ -23,7 +23,8 @@ async fn without_identity_it_is_not_ready_and_says_so_until_the_keys_are_there()
     let address = late.local_addr().unwrap();
     system
         .add_replica(|config| {
-            config.tokens.identity = Endpoint::from_shared(format!("http://{address}")).unwrap();
+            let options = UpstreamOptions { url: format!("http://{address}"), ..UpstreamOptions::default() };
+            config.tokens.identity = options.check("identity", &mut ConfigErrors::default());
         })
         .await;
     let organizer = system.organizer();

@@ -11,9 +11,11 @@ use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
 use super::checked::{Checked, ConfigErrors, Period, secret};
+use super::tls::TlsArgs;
 use crate::auth::Role;
 use crate::layers::{Rate, RateLimit, RateOption};
 use crate::secret::Secret;
+use crate::tls::ServerTls;
 
 /// How to reach the database.
 #[derive(Args, Clone, Debug)]
@@ -174,6 +176,15 @@ pub struct ServerArgs {
     /// The most calls in flight before further ones are refused, 1 to 1000000
     #[arg(long, env = "ROWLOCK_MAX_CALLS_IN_FLIGHT", value_name = "N", default_value = "10000")]
     pub max_calls_in_flight: Checked<usize>,
+    /// The largest head of a call (its metadata) in bytes, 1024 to 1048576
+    #[arg(long, env = "ROWLOCK_MAX_HEADER_BYTES", value_name = "N", default_value = "16384")]
+    pub max_header_bytes: Checked<u32>,
+    /// The most connections before further ones are closed at once, 1 to 1000000
+    #[arg(long, env = "ROWLOCK_MAX_CONNECTIONS", value_name = "N", default_value = "10000")]
+    pub max_connections: Checked<usize>,
+    /// How long a new connection may take to speak TLS and HTTP/2 before it is cut, 100ms to 5m
+    #[arg(long, env = "ROWLOCK_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s")]
+    pub handshake_timeout: Checked<Period>,
     /// After how long a connection is asked to close, 1s to 7d, so that clients spread over replicas anew
     #[arg(long, env = "ROWLOCK_MAX_CONNECTION_AGE", value_name = "DURATION", default_value = "30m")]
     pub max_connection_age: Checked<Period>,
@@ -192,6 +203,9 @@ pub struct ServerArgs {
     /// How long calls may take to finish after SIGTERM, 0s to 10m
     #[arg(long, env = "ROWLOCK_DRAIN_GRACE", value_name = "DURATION", default_value = "20s")]
     pub drain_grace: Checked<Period>,
+    /// TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 /// How to serve, checked.
@@ -209,6 +223,12 @@ pub struct ServerConfig {
     pub default_deadline: Duration,
     /// The most calls whose response has not begun.
     pub max_calls_in_flight: usize,
+    /// The largest head of a call in bytes.
+    pub max_header_bytes: u32,
+    /// The most connections; further ones are closed at once.
+    pub max_connections: usize,
+    /// How long a new connection may take until it speaks HTTP/2.
+    pub handshake_timeout: Duration,
     /// After how long a connection gets a GOAWAY.
     pub max_connection_age: Duration,
     /// How long after the GOAWAY it is cut.
@@ -221,6 +241,8 @@ pub struct ServerConfig {
     pub rate_limits: Vec<RateLimit>,
     /// How long calls may take to finish after the shutdown began.
     pub drain_grace: Duration,
+    /// TLS on the port for gRPC; `None`: plaintext.
+    pub tls: Option<ServerTls>,
 }
 
 impl ServerConfig {
@@ -234,12 +256,16 @@ impl ServerConfig {
             max_message_bytes: 1 << 20,
             default_deadline: Duration::from_secs(30),
             max_calls_in_flight: 10_000,
+            max_header_bytes: 16 << 10,
+            max_connections: 10_000,
+            handshake_timeout: Duration::from_secs(10),
             max_connection_age: Duration::from_secs(30 * 60),
             max_connection_age_grace: Duration::from_secs(30),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
             rate_limits: vec![attendees(DEFAULT_CALL_RATE)],
             drain_grace: Duration::from_secs(20),
+            tls: None,
         }
     }
 }
@@ -275,6 +301,15 @@ impl ServerArgs {
         if let Some(n) = self.max_calls_in_flight.take_within(name, 1..=1_000_000, errors) {
             config.max_calls_in_flight = n;
         }
+        let name = "--max-header-bytes (ROWLOCK_MAX_HEADER_BYTES)";
+        if let Some(n) = self.max_header_bytes.take_within(name, 1_024..=1 << 20, errors) {
+            config.max_header_bytes = n;
+        }
+        let name = "--max-connections (ROWLOCK_MAX_CONNECTIONS)";
+        if let Some(n) = self.max_connections.take_within(name, 1..=1_000_000, errors) {
+            config.max_connections = n;
+        }
+        config.tls = self.tls.check(errors);
         let rate = self.call_rate.take("--call-rate (ROWLOCK_CALL_RATE)", errors);
         if let Some(RateOption(rate)) = rate {
             config.rate_limits = rate.map(attendees).into_iter().collect();
@@ -287,6 +322,8 @@ impl ServerArgs {
         };
         let name = "--default-deadline (ROWLOCK_DEFAULT_DEADLINE)";
         period(&mut config.default_deadline, self.default_deadline, name, 100, 3_600);
+        let name = "--handshake-timeout (ROWLOCK_HANDSHAKE_TIMEOUT)";
+        period(&mut config.handshake_timeout, self.handshake_timeout, name, 100, 300);
         let name = "--max-connection-age (ROWLOCK_MAX_CONNECTION_AGE)";
         period(&mut config.max_connection_age, self.max_connection_age, name, 1_000, 7 * 86_400);
         let name = "--max-connection-age-grace (ROWLOCK_MAX_CONNECTION_AGE_GRACE)";

@@ -7,6 +7,7 @@
 mod args;
 mod checked;
 mod environment;
+mod tls;
 
 pub use args::{
     DatabaseArgs, DatabaseConfig, DatabaseUrlInvalid, DefaultAddresses, LogFormat, ServerArgs, ServerConfig,
@@ -14,6 +15,7 @@ pub use args::{
 };
 pub use checked::{Checked, ConfigErrors, NotAPeriod, Period, secret};
 pub use environment::unknown_variables;
+pub use tls::TlsArgs;
 
 #[cfg(test)]
 mod tests;

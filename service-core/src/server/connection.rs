@@ -1,57 +1,173 @@
-//! Accepting connections, and cutting those that stay for too long.
+//! Accepting connections, with TLS or without, and cutting those that say nothing or stay for too long.
 //!
 //! Tonic sends GOAWAY when a connection reaches `max_connection_age`, and then waits for its calls without end. With its
-//! `max_connection_age_grace` it would only cut, after both times and without GOAWAY. So the cut is made here.
+//! `max_connection_age_grace` it would only cut, after both times and without GOAWAY. So the cut is made here. Once it speaks
+//! HTTP/2 a connection is checked by keepalive pings; until then it has the `handshake_timeout`.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::stream::{Stream, unfold};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Sleep, sleep};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
+use tokio_rustls::server::TlsStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use crate::config::ServerConfig;
+use crate::tls::Acceptor;
 
 /// How long to wait when the system gives no more connections, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// More TLS handshakes at once wait in the system's queue of connections: each costs about a signature.
+const MAX_HANDSHAKES: usize = 512;
+/// The client's preface of HTTP/2 and its settings, without which nothing begins.
+const HTTP2_BEGINS: usize = 24 + 9;
 
-/// The connections that arrive; each is cut when it is older than `max_age`.
-pub(super) fn accept(listener: TcpListener, max_age: Duration) -> impl Stream<Item = io::Result<Connection>> {
-    unfold(listener, move |listener| async move {
+/// The connections that arrive. At most `max_connections` are open; each is cut when it is silent at first, or too old.
+pub(super) fn accept(
+    listener: TcpListener,
+    config: &ServerConfig,
+    tls: Option<Acceptor>,
+) -> impl Stream<Item = io::Result<Connection>> + use<> {
+    let door = Door {
+        listener,
+        tls,
+        places: Arc::new(Semaphore::new(config.max_connections)),
+        handshakes: JoinSet::new(),
+        handshake_timeout: config.handshake_timeout,
+        max_age: config.max_connection_age + config.max_connection_age_grace,
+    };
+    unfold(door, async |mut door| Some((Ok(door.next().await), door)))
+}
+
+struct Door {
+    listener: TcpListener,
+    tls: Option<Acceptor>,
+    places: Arc<Semaphore>,
+    /// Those that speak TLS one day. Dropped with the door.
+    handshakes: JoinSet<Option<Connection>>,
+    handshake_timeout: Duration,
+    max_age: Duration,
+}
+
+impl Door {
+    async fn next(&mut self) -> Connection {
         loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    // Small messages must not wait for the acknowledgement of earlier ones.
-                    let _ = stream.set_nodelay(true);
-                    return Some((Ok(Connection { stream, end: Box::pin(sleep(max_age)) }), listener));
-                }
-                Err(error) if is_of_the_client(&error) => {}
+            let arrived = tokio::select! {
+                Some(done) = self.handshakes.join_next() => match done {
+                    Ok(Some(connection)) => return connection,
+                    _ => continue,
+                },
+                arrived = self.listener.accept(), if self.handshakes.len() < MAX_HANDSHAKES => arrived,
+            };
+            let stream = match arrived {
+                Ok((stream, _)) => stream,
+                Err(error) if is_of_the_client(&error) => continue,
                 Err(error) => {
                     tracing::warn!(%error, "connections cannot be accepted");
                     sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+                // Closed rather than left to wait: the client should look for another replica.
+                refused("limit");
+                continue;
+            };
+            // Small messages must not wait for the acknowledgement of earlier ones.
+            let _ = stream.set_nodelay(true);
+            let place = Place::taken(place);
+            let begin_by = Instant::now() + self.handshake_timeout;
+            let end = Instant::now() + self.max_age;
+            match &self.tls {
+                None => return Connection::new(Io::Plain(stream), place, begin_by, end),
+                Some(tls) => {
+                    let handshake = tls.get().accept(stream);
+                    self.handshakes.spawn(async move {
+                        match timeout_at(begin_by, handshake).await {
+                            Ok(Ok(stream)) => {
+                                Some(Connection::new(Io::Tls(Box::new(stream)), place, begin_by, end))
+                            }
+                            Ok(Err(error)) => {
+                                refused("tls");
+                                tracing::debug!(%error, "a client does not get through TLS");
+                                None
+                            }
+                            Err(_) => {
+                                refused("timeout");
+                                None
+                            }
+                        }
+                    });
                 }
             }
         }
-    })
+    }
 }
 
 fn is_of_the_client(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 
+fn refused(reason: &'static str) {
+    metrics::counter!("grpc_connections_refused_total", "reason" => reason).increment(1);
+}
+
+/// One of the connections that may be open.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn taken(permit: OwnedSemaphorePermit) -> Self {
+        metrics::gauge!("grpc_connections").increment(1.0);
+        Self { _permit: permit }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        metrics::gauge!("grpc_connections").decrement(1.0);
+    }
+}
+
 /// A connection with an end.
 pub(super) struct Connection {
-    stream: TcpStream,
+    io: Io,
+    _place: Place,
     end: Pin<Box<Sleep>>,
+    /// How much of HTTP/2's beginning is still to come.
+    to_begin: usize,
+    /// `end` is first the time by which HTTP/2 must have begun, and then this.
+    later_end: Instant,
+}
+
+enum Io {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Connection {
+    fn new(io: Io, place: Place, begin_by: Instant, end: Instant) -> Self {
+        let first = Box::pin(sleep_until(begin_by.min(end)));
+        Self { io, _place: place, end: first, to_begin: HTTP2_BEGINS, later_end: end }
+    }
 }
 
 impl Connected for Connection {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+        match &self.io {
+            Io::Plain(stream) => stream.connect_info(),
+            Io::Tls(stream) => stream.get_ref().0.connect_info(),
+        }
     }
 }
 
@@ -63,23 +179,51 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         // HTTP/2 is always about to read, so this alone ends the connection.
         if self.end.as_mut().poll(cx).is_ready() {
+            if self.to_begin > 0 {
+                refused("timeout");
+            }
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Io::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        if self.to_begin > 0 && read.is_ready() {
+            self.to_begin = self.to_begin.saturating_sub(buf.filled().len() - before);
+            if self.to_begin == 0 {
+                let end = self.later_end;
+                self.end.as_mut().reset(end);
+                // A timer that nobody has polled wakes nobody.
+                if self.end.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+            }
+        }
+        read
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 
     fn poll_write_vectored(
@@ -87,10 +231,16 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        match &mut self.io {
+            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.io {
+            Io::Plain(stream) => stream.is_write_vectored(),
+            Io::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 }

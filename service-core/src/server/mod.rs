@@ -29,6 +29,7 @@ use crate::layers::{
 };
 use crate::lifecycle::Readiness;
 use crate::telemetry::MetricsHandle;
+use crate::tls::Acceptor;
 use crate::token::TokenVerifier;
 
 /// What every server serves beside its own.
@@ -40,6 +41,10 @@ const INFRASTRUCTURE_SERVICES: [&str; 3] = [
 
 /// More streams than this at once on one connection wait at the client.
 const MAX_STREAMS_PER_CONNECTION: u32 = 4_096;
+
+/// Calls that a client has cancelled before they were looked at are kept until then; with more than these on one connection it
+/// is closed. A client that gives up on a burst of calls stays below; it is the bound on the memory that one can take.
+const MAX_CANCELLED_BEFORE_ACCEPTED: usize = 1_024;
 
 /// The bound sockets of a server. Bound by the caller, so that a taken port ends the start early and tests can use port 0.
 #[derive(Debug)]
@@ -100,7 +105,7 @@ impl GrpcServer {
     /// `http` is added to the port for operations, such as `/.well-known/jwks.json`.
     ///
     /// # Errors
-    /// If a descriptor set is malformed or a listener fails. Calls that did not end in time are no error.
+    /// If the certificates cannot be used, a descriptor set is malformed or a listener fails. Calls that did not end in time are no error.
     pub async fn serve(
         self,
         routes: Routes,
@@ -108,6 +113,8 @@ impl GrpcServer {
         listeners: Listeners,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
+        let tls = self.config.tls.clone().map(Acceptor::load).transpose().context("TLS cannot be spoken")?;
+        let connections = connection::accept(listeners.grpc, &self.config, tls.clone());
         let last_call = CancellationToken::new();
         let (reporter, health) = tonic_health::server::health_reporter();
         health::report(&reporter, &self.service_names, false).await;
@@ -127,6 +134,9 @@ impl GrpcServer {
         let follow = health::follow(reporter.clone(), self.service_names.clone(), self.readiness.watch());
         tokio::spawn(health_end.clone().run_until_cancelled_owned(follow));
         tokio::spawn(health_end.clone().run_until_cancelled_owned(rate_limits.forget_quiet_callers()));
+        if let Some(tls) = tls {
+            tokio::spawn(health_end.clone().run_until_cancelled_owned(tls.follow()));
+        }
 
         let grace = self.config.drain_grace;
         let readiness = self.readiness.clone();
@@ -139,10 +149,10 @@ impl GrpcServer {
             health::report(&reporter, &names, false).await;
         };
         let config = &self.config;
-        let connections =
-            connection::accept(listeners.grpc, config.max_connection_age + config.max_connection_age_grace);
         let serving = Server::builder()
             .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
+            .http2_max_header_list_size(config.max_header_bytes)
+            .http2_max_pending_accept_reset_streams(Some(MAX_CANCELLED_BEFORE_ACCEPTED))
             .http2_keepalive_interval(Some(config.keepalive_interval))
             .http2_keepalive_timeout(Some(config.keepalive_timeout))
             // GOAWAY at this age. Tonic's own grace would cut instead of it, see `connection`.

@@ -1,4 +1,5 @@
-//! For the tests of both services: a throw-away PostgreSQL, databases that are migrated already, and access tokens.
+//! For the tests of both services: a throw-away PostgreSQL, databases that are migrated already, access tokens, and
+//! certificates.
 //!
 //! ```no_run
 //! # async fn example(migrator: &'static sqlx::migrate::Migrator) {
@@ -18,11 +19,13 @@
     reason = "a test without its database or its tokens can only fail"
 )]
 
+mod certificates;
 mod cluster;
 mod database;
 mod source_tree;
 mod token_mint;
 
+pub use certificates::{TestAuthority, TestCertificate};
 pub use cluster::TestCluster;
 pub use database::TestDatabase;
 pub use source_tree::SourceTree;

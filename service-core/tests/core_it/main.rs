@@ -8,10 +8,12 @@
 
 mod bench;
 mod cluster;
+mod connections;
 mod drain;
 mod errors;
 mod migrations;
 mod operations;
 mod probe;
 mod signals;
+mod tls;
 mod transactions;

@@ -1,0 +1,141 @@
+//! Connections without TLS: how many, how silent, how hasty.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::Request;
+
+use crate::bench::{Bench, eventually, unary};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
+const END_HEADERS: u8 = 4;
+const ENHANCE_YOUR_CALM: u8 = 11;
+const CANCEL: [u8; 4] = [0, 0, 0, 8];
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// `POST /test.Probe/Wait`, in HPACK without compression.
+fn call() -> Vec<u8> {
+    let literal =
+        |index: &[u8], value: &str| [index, &[u8::try_from(value.len()).unwrap()], value.as_bytes()].concat();
+    let te = [&[0, 2][..], b"te", &[8], b"trailers"].concat();
+    [
+        vec![0x83, 0x86],
+        literal(&[0x04], "/test.Probe/Wait"),
+        literal(&[0x01], "test"),
+        literal(&[0x0f, 0x10], "application/grpc"),
+        te,
+    ]
+    .concat()
+}
+
+/// That many calls, each cancelled at once, as one piece.
+fn cancelled_calls(count: u32) -> Vec<u8> {
+    let calls = (0..count).map(|n| {
+        let stream = 2 * n + 1;
+        [frame(HEADERS, END_HEADERS, stream, &call()), frame(RST_STREAM, 0, stream, &CANCEL)].concat()
+    });
+    calls.collect::<Vec<_>>().concat()
+}
+
+/// Sends it and reads until the answer to a ping or the GOAWAY: the type of that frame and its payload.
+async fn last_word(bench: &Bench, bytes: &[u8]) -> (u8, Vec<u8>) {
+    const PING: u8 = 6;
+    const ACK: u8 = 1;
+    let stream = TcpStream::connect(bench.grpc).await.unwrap();
+    let (mut from, mut to) = stream.into_split();
+    let bytes = [PREFACE, bytes, &frame(PING, 0, 0, b"anybody?")].concat();
+    // The server may close before it has read all of it.
+    let writing = tokio::spawn(async move {
+        let _ = to.write_all(&bytes).await;
+        to
+    });
+    let word = async {
+        loop {
+            let mut head = [0; 9];
+            from.read_exact(&mut head).await.unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; usize::try_from(length).unwrap()];
+            from.read_exact(&mut payload).await.unwrap();
+            if head[3] == GOAWAY || (head[3] == PING && head[4] == ACK) {
+                return (head[3], payload);
+            }
+        }
+    };
+    let word = tokio::time::timeout(Duration::from_secs(20), word).await.expect("it answers");
+    drop(writing.await);
+    word
+}
+
+#[tokio::test]
+async fn a_connection_survives_500_calls_that_are_cancelled_at_once() {
+    let bench = Bench::start().await;
+    let (kind, payload) = last_word(&bench, &cancelled_calls(500)).await;
+    assert_ne!(kind, GOAWAY, "{payload:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_does_nothing_but_cancel_is_closed() {
+    let bench = Bench::start().await;
+    let (kind, payload) = last_word(&bench, &cancelled_calls(20_000)).await;
+    assert_eq!((kind, payload.get(7).copied()), (GOAWAY, Some(ENHANCE_YOUR_CALM)), "{payload:?}");
+}
+
+#[tokio::test]
+async fn who_does_not_begin_to_speak_http2_is_cut_and_who_does_is_not() {
+    let bench = Bench::with(|config| config.handshake_timeout = Duration::from_millis(200)).await;
+    let mut speaking = TcpStream::connect(bench.grpc).await.unwrap();
+    speaking.write_all(PREFACE).await.unwrap();
+    for beginning in [&b""[..], b"PRI * HTTP/2.0\r\n", &PREFACE[..24]] {
+        let mut silent = TcpStream::connect(bench.grpc).await.unwrap();
+        silent.write_all(beginning).await.unwrap();
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(10), silent.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok(), "it is still open after {beginning:?}");
+    }
+    // Longer open than all of them: it says its settings and nothing more.
+    let mut answer = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_millis(50), speaking.read_to_end(&mut answer)).await;
+    assert!(ended.is_err() && !answer.is_empty(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_closed_and_a_place_becomes_free_again() {
+    let bench = Bench::with(|config| config.max_connections = 2).await;
+    let echo =
+        async || unary(bench.channel(), "/test.Probe/Echo", Request::new("x".to_owned())).await.map(|_| ());
+    let mut taken = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(bench.grpc).await.unwrap();
+        stream.write_all(PREFACE).await.unwrap();
+        // The settings: it is in.
+        stream.read_exact(&mut [0; 9]).await.unwrap();
+        taken.push(stream);
+    }
+    assert!(echo().await.is_err());
+    let metrics = bench.get("/metrics").await.1;
+    assert!(metrics.contains("grpc_connections_refused_total{reason=\"limit\"}"), "{metrics}");
+    taken.pop();
+    eventually(async || echo().await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn metadata_beyond_the_limit_is_refused_and_the_connection_goes_on() {
+    let bench = Bench::with(|config| config.max_header_bytes = 2_048).await;
+    let channel = bench.channel();
+    let call = async |bytes: usize| {
+        let mut request = Request::new("x".to_owned());
+        request.metadata_mut().insert("x-filler", "f".repeat(bytes).parse().unwrap());
+        unary(channel.clone(), "/test.Probe/Echo", request).await.map(|_| ())
+    };
+    assert!(call(1_000).await.is_ok());
+    assert!(call(4_000).await.is_err());
+    assert!(call(1_000).await.is_ok());
+}
