@@ -271,50 +271,6 @@ async fn without_a_good_token_no_rpc_answers_and_nothing_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_that_is_wrong_in_any_way_is_no_token() {
-    let system = System::start().await;
-    let (mint, caller) = (&system.mint, system.organizer());
-    let with = |edit: fn(&mut service_core::token::Claims)| {
-        mint.token_with(caller.id, Role::Organizer, edit, |_| {})
-    };
-    let good = mint.token(caller.id, Role::Organizer);
-    let mut signature = good.clone();
-    let last = if signature.ends_with('A') { "B" } else { "A" };
-    signature.replace_range(signature.len() - 10..signature.len() - 9, last);
-    let typ = mint.token_with(caller.id, Role::Organizer, |_| {}, |header| header.typ = Some("JWT".into()));
-    let kid = mint.token_with(caller.id, Role::Organizer, |_| {}, |header| header.kid = Some("other".into()));
-    let none = format!("eyJhbGciOiJub25lIiwidHlwIjoiYXQrand0In0.{}.", good.split('.').nth(1).unwrap());
-    let wrong = [
-        String::new(),
-        "Bearer".to_owned(),
-        "Bearer ".to_owned(),
-        format!("Basic {good}"),
-        good.clone(),
-        format!("Bearer {good} {good}"),
-        format!("Bearer {}", "x".repeat(10_000)),
-        format!("Bearer {signature}"),
-        format!("Bearer {typ}"),
-        format!("Bearer {kid}"),
-        format!("Bearer {none}"),
-        format!("Bearer {}", with(|claims| claims.aud = "other".into())),
-        format!("Bearer {}", with(|claims| claims.iss = "other".into())),
-        format!("Bearer {}", with(|claims| claims.sub = "not-an-id".into())),
-        format!("Bearer {}", with(|claims| claims.role = "owner".into())),
-        format!("Bearer {}", with(|claims| claims.nbf += 3_600)),
-    ];
-    let get = raw::path("EventService/ListEvents");
-    for text in wrong {
-        let value = text.parse().unwrap();
-        let answer = raw::call(&caller.channel, &get, Some(&value), vec![]).await;
-        let status = answer.expect_err(&text);
-        assert_refused(&status, "TOKEN_INVALID");
-        assert!(!format!("{status:?}").contains(&good));
-    }
-    let value = format!("bearer {good}").parse().unwrap();
-    raw::call(&caller.channel, &get, Some(&value), vec![]).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_versions_of_reflection_list_the_contract() {
     let system = System::start().await;
     let channel = &system.replicas[0].channel;

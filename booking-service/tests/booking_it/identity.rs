@@ -1,6 +1,8 @@
 //! identity-service as far as booking-service needs it: an AuthService that publishes the keys of a test's mint.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rowlock_proto::identity::v1 as pb;
 use rowlock_proto::identity::v1::auth_service_server::{AuthService, AuthServiceServer};
@@ -14,6 +16,8 @@ use tonic::{Request, Response, Status};
 /// A server that ends when this is dropped.
 pub(crate) struct Identity {
     pub(crate) address: SocketAddr,
+    /// How often its keys were asked for.
+    pub(crate) fetches: Arc<AtomicUsize>,
     _end: DropGuard,
 }
 
@@ -28,21 +32,26 @@ impl Identity {
         let address = listener.local_addr().unwrap();
         let end = CancellationToken::new();
         let ended = end.clone().cancelled_owned();
-        let service = AuthServiceServer::new(Keys(mint.jwks_json()));
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let service = AuthServiceServer::new(Keys { jwks: mint.jwks_json(), fetches: Arc::clone(&fetches) });
         let connections = TcpListenerStream::new(listener);
         tokio::spawn(Server::builder().add_service(service).serve_with_incoming_shutdown(connections, ended));
-        Self { address, _end: end.drop_guard() }
+        Self { address, fetches, _end: end.drop_guard() }
     }
 }
 
-struct Keys(String);
+struct Keys {
+    jwks: String,
+    fetches: Arc<AtomicUsize>,
+}
 
 type Reply<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl AuthService for Keys {
     async fn get_jwks(&self, _: Request<pb::GetJwksRequest>) -> Reply<pb::GetJwksResponse> {
-        Ok(Response::new(pb::GetJwksResponse { jwks_json: self.0.clone() }))
+        self.fetches.fetch_add(1, Ordering::SeqCst);
+        Ok(Response::new(pb::GetJwksResponse { jwks_json: self.jwks.clone() }))
     }
 
     async fn sign_up(&self, _: Request<pb::SignUpRequest>) -> Reply<pb::SignUpResponse> {

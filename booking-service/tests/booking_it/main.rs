@@ -40,5 +40,6 @@ mod races;
 mod registrations;
 mod request_ids;
 mod simulate;
+mod tokens;
 mod turmoil;
 mod waitlist;

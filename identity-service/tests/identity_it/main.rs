@@ -19,4 +19,5 @@ mod raw;
 mod server;
 mod sign_in;
 mod sign_up;
+mod tokens;
 mod users;

@@ -44,7 +44,7 @@ pub(crate) struct TestServer {
     pub(crate) stop: CancellationToken,
     pub(crate) task: tokio::task::JoinHandle<anyhow::Result<()>>,
     pub(crate) config: ServeConfig,
-    _keys: tempfile::TempDir,
+    pub(crate) keys: tempfile::TempDir,
 }
 
 impl TestServer {
@@ -72,7 +72,7 @@ impl TestServer {
         let sources = Sources::with_clock(clock.clone());
         let task = tokio::spawn(Box::pin(serve(config.clone(), listeners, sources, stop.clone())));
         let channel = Endpoint::from_shared(format!("http://{grpc}")).unwrap().connect_lazy();
-        Self { channel, http, database, clock, stop, task, config, _keys: keys }
+        Self { channel, http, database, clock, stop, task, config, keys }
     }
 
     /// Waits until the server says that it serves.

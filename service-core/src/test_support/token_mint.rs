@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde::Serialize;
@@ -46,7 +48,16 @@ impl TokenMint {
     #[must_use]
     pub fn at(clock: Arc<dyn Clock>) -> Self {
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
-        let key = EncodingKey::from_ec_der(pkcs8.expect("a P-256 key can be made").as_ref());
+        Self::of(EncodingKey::from_ec_der(pkcs8.expect("a P-256 key can be made").as_ref()), clock)
+    }
+
+    /// A mint with a service's own key, a P-256 key in PEM.
+    #[must_use]
+    pub fn with_key(pem: &[u8], clock: Arc<dyn Clock>) -> Self {
+        Self::of(EncodingKey::from_ec_pem(pem).expect("it is the PEM of a P-256 key"), clock)
+    }
+
+    fn of(key: EncodingKey, clock: Arc<dyn Clock>) -> Self {
         let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256).expect("the key has a public half");
         let kid = jwk.thumbprint(ThumbprintHash::SHA256).expect("the key has a thumbprint");
         jwk.common.key_id = Some(kid.clone());
@@ -131,6 +142,19 @@ impl TokenMint {
     #[must_use]
     pub fn sign(&self, header: &Header, claims: &impl Serialize) -> String {
         encode(header, claims, &self.key).expect("the claims can be signed")
+    }
+
+    /// Signs a header and claims that need not even be JSON.
+    #[must_use]
+    pub fn sign_bytes(&self, header: &[u8], claims: &[u8]) -> String {
+        self.sign_text(&format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims)))
+    }
+
+    /// Signs what stands before the last dot of a token.
+    #[must_use]
+    pub fn sign_text(&self, message: &str) -> String {
+        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &self.key, Algorithm::ES256);
+        format!("{message}.{}", signature.expect("anything can be signed"))
     }
 }
 
