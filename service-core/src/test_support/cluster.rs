@@ -14,6 +14,17 @@ use crate::digest::sha256;
 /// Another process may take the port between our look and the server's start.
 const MAX_TRIES: usize = 5;
 
+/// Nothing of it outlives the process, so nothing has to outlive a crash.
+const THROW_AWAY: [&str; 7] = [
+    "max_connections=300",
+    "fsync=off",
+    "full_page_writes=off",
+    "synchronous_commit=off",
+    "wal_level=minimal",
+    "max_wal_senders=0",
+    "shared_buffers=64MB",
+];
+
 /// A PostgreSQL that belongs to this test process and ends with it, whichever way it ends.
 ///
 /// `ROWLOCK_PG_BIN` names the folder of PostgreSQL's programs; else `initdb` is looked for in `PATH`, then in the places
@@ -26,6 +37,7 @@ pub struct TestCluster {
     /// The server lives for as long as this stays open, see `supervisor.sh`.
     _life: Option<ChildStdin>,
     shared: bool,
+    programs: PathBuf,
 }
 
 static CLUSTER: OnceLock<TestCluster> = OnceLock::new();
@@ -36,21 +48,49 @@ impl TestCluster {
     /// # Panics
     /// If there is no PostgreSQL, or a migration fails.
     pub async fn database(template: &str, migrator: &'static Migrator) -> TestDatabase {
-        let cluster = CLUSTER.get_or_init(Self::start);
-        TestDatabase::create(&cluster.url, cluster.shared, template, migrator).await
+        CLUSTER.get_or_init(Self::start).new_database(template, migrator).await
+    }
+
+    /// One more cluster, for measurements: with `settings`, such as `shared_buffers=1GB`, and else as PostgreSQL comes,
+    /// which is durable.
+    ///
+    /// # Panics
+    /// If there is no PostgreSQL, or it does not start.
+    #[must_use]
+    pub fn with_settings(settings: &[&str]) -> Self {
+        Self::start_private(settings)
+    }
+
+    /// As [`TestCluster::database`], here.
+    ///
+    /// # Panics
+    /// If a migration fails.
+    pub async fn new_database(&self, template: &str, migrator: &'static Migrator) -> TestDatabase {
+        TestDatabase::create(&self.url, self.shared, template, migrator).await
+    }
+
+    /// The folder of PostgreSQL's programs.
+    #[must_use]
+    pub fn programs(&self) -> &Path {
+        &self.programs
     }
 
     fn start() -> Self {
         if let Ok(url) = std::env::var("ROWLOCK_TEST_DATABASE_URL") {
             let url = server_part(&url)
                 .expect("ROWLOCK_TEST_DATABASE_URL is postgres://user:password@host:port/database");
-            return Self { url, _life: None, shared: true };
+            let programs = programs().unwrap_or_default();
+            return Self { url, _life: None, shared: true, programs };
         }
+        Self::start_private(&THROW_AWAY)
+    }
+
+    fn start_private(settings: &[&str]) -> Self {
         let bin =
             programs().expect("PostgreSQL is installed, or ROWLOCK_PG_BIN names the folder of its programs");
         let mut complaints = String::new();
         for _ in 0..MAX_TRIES {
-            match Self::start_at(&bin, free_port(), &random_word()) {
+            match Self::start_at(&bin, free_port(), &random_word(), settings) {
                 Ok(cluster) => return cluster,
                 Err(complaint) => complaints.push_str(&complaint),
             }
@@ -58,11 +98,12 @@ impl TestCluster {
         panic!("a private PostgreSQL could not be started from {}:\n{complaints}", bin.display());
     }
 
-    fn start_at(bin: &Path, port: u16, password: &str) -> Result<Self, String> {
+    fn start_at(bin: &Path, port: u16, password: &str, settings: &[&str]) -> Result<Self, String> {
         let mut supervisor = Command::new("sh")
             .args(["-c", include_str!("supervisor.sh"), "supervisor"])
             .arg(bin)
             .arg(port.to_string())
+            .args(settings.iter().flat_map(|setting| ["-c", setting]))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -77,7 +118,7 @@ impl TestCluster {
         BufReader::new(stdout).read_line(&mut line).map_err(|error| format!("supervisor: {error}\n"))?;
         if line.trim() == "ready" {
             let url = format!("postgres://postgres:{password}@127.0.0.1:{port}");
-            return Ok(Self { url, _life: Some(life), shared: false });
+            return Ok(Self { url, _life: Some(life), shared: false, programs: bin.to_owned() });
         }
         let mut complaint = String::new();
         if let Some(mut stderr) = supervisor.stderr.take() {

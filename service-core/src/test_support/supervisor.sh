@@ -1,10 +1,12 @@
 # Runs a private PostgreSQL for as long as standard input stays open, then removes every trace of it. The test process
 # holds the other end: however it ends, also by SIGKILL, the pipe closes. The first line of standard input is the password.
-# usage: sh -c "$(cat supervisor.sh)" supervisor BIN_DIR PORT; prints a line when the server accepts connections.
+# usage: sh -c "$(cat supervisor.sh)" supervisor BIN_DIR PORT OPTION…; the options go to the server as they are. Prints a
+# line when the server accepts connections.
 set -eu
 trap '' HUP INT TERM
 bin=$1
 port=$2
+shift 2
 read -r password
 dir=$(mktemp -d "${TMPDIR:-/tmp}/rowlock-pg.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
@@ -36,9 +38,7 @@ init() {
 }
 init C.UTF-8 || { rm -rf data && init C; } || fail
 
-$as "$bin/postgres" -D data -k "$dir" -p "$port" -c listen_addresses=127.0.0.1 -c max_connections=300 \
-    -c fsync=off -c full_page_writes=off -c synchronous_commit=off -c wal_level=minimal -c max_wal_senders=0 \
-    -c shared_buffers=64MB -c logging_collector=off </dev/null >>log 2>&1 &
+$as "$bin/postgres" -D data -k "$dir" -p "$port" -c listen_addresses=127.0.0.1 -c logging_collector=off "$@" </dev/null >>log 2>&1 &
 server=$!
 until "$bin/pg_isready" -q -U postgres -h "$dir" -p "$port"; do
     kill -0 "$server" 2>/dev/null || fail
