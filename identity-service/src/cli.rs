@@ -157,6 +157,9 @@ pub enum KeysCommand {
         /// Let the new key sign from the next start on
         #[arg(long)]
         activate: bool,
+        /// Do nothing if the directory has a key already
+        #[arg(long, conflicts_with = "activate")]
+        if_none: bool,
         /// Accept keys in the directory that their group may read
         #[arg(long)]
         allow_group_read: bool,

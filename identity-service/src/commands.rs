@@ -56,8 +56,11 @@ pub async fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
 /// What is wrong with the directory.
 pub fn keys(command: &KeysCommand) -> anyhow::Result<()> {
     match command {
-        KeysCommand::Generate { dir, algorithm, activate, allow_group_read } => {
+        KeysCommand::Generate { dir, algorithm, activate, if_none, allow_group_read } => {
             let keys = KeyDir::new(dir, *allow_group_read);
+            if *if_none && keys.has_keys()? {
+                return say(&format!("{} has keys already", dir.display()));
+            }
             let key = keys.generate(*algorithm, *activate)?;
             let signs = keys.load()?.signing_kid() == key.kid();
             let role = if signs { "it signs" } else { "it is published; `keys activate` lets it sign" };

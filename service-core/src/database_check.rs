@@ -27,6 +27,7 @@ pub async fn watch_database(
 ) -> Result<(), SchemaError> {
     let mut known = false;
     loop {
+        measure(pool);
         let looked = async { if known { ping(pool).await } else { check_schema(pool, migrator).await } };
         let Some(looked) = stop.run_until_cancelled(looked).await else { return Ok(()) };
         let pause = match looked {
@@ -49,6 +50,15 @@ pub async fn watch_database(
             return Ok(());
         }
     }
+}
+
+/// How full the pool is.
+fn measure(pool: &PgPool) {
+    let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+    metrics::gauge!("db_pool_connections", "state" => "idle").set(f64::from(idle));
+    metrics::gauge!("db_pool_connections", "state" => "used")
+        .set(f64::from(pool.size().saturating_sub(idle)));
+    metrics::gauge!("db_pool_connections_max").set(f64::from(pool.options().get_max_connections()));
 }
 
 async fn ping(pool: &PgPool) -> Result<(), SchemaError> {

@@ -148,6 +148,7 @@ impl Readiness {
     }
 
     fn set(&self, name: &'static str, state: CheckState) {
+        metrics::gauge!("ready", "check" => name).set(f64::from(u8::from(state == CheckState::Ready)));
         let changed = self.0.send_if_modified(|snapshot| {
             if snapshot.checks.get(name) == Some(&state) {
                 return false;

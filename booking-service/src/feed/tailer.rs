@@ -89,8 +89,10 @@ impl Feed {
                 self.watchers.tell(&watched, &changes::seats(pool, &watched).await?);
             }
             told = horizon;
+            metrics::gauge!("booking_feed_lag_seconds").set(ends.lag().as_secs_f64());
             self.horizon.send_if_modified(|before| std::mem::replace(before, horizon) < horizon);
             if self.horizon.receiver_count() == 0 && self.watchers.is_empty() {
+                metrics::gauge!("booking_feed_lag_seconds").set(0.0);
                 return Ok(());
             }
             sleep(TICK.max(began.elapsed() * REST)).await;
@@ -103,8 +105,8 @@ impl Feed {
 struct Ends {
     /// The last number of the look before, whose transactions are bounded by the present look.
     last: Option<i64>,
-    /// (L, N): all numbers up to L are final once all transactions below N have ended. Both increase.
-    open: VecDeque<(i64, i64)>,
+    /// (L, N, T): all numbers up to L, seen at T, are final once all transactions below N have ended. All increase.
+    open: VecDeque<(i64, i64, Instant)>,
 }
 
 impl Ends {
@@ -113,18 +115,23 @@ impl Ends {
         // L was read in an earlier statement than N, so whoever drew a number up to L has a transaction id below N. See
         // `store::changes`.
         if let Some(last) = self.last.replace(look.last_batch)
-            && self.open.back().is_none_or(|&(open, _)| open < last)
+            && self.open.back().is_none_or(|&(open, ..)| open < last)
         {
-            self.open.push_back((last, look.next_transaction));
+            self.open.push_back((last, look.next_transaction, Instant::now()));
         }
         let mut horizon = None;
-        while let Some(&(last, bound)) = self.open.front()
+        while let Some(&(last, bound, _)) = self.open.front()
             && bound <= look.all_ended_below
         {
             horizon = Some(last);
             self.open.pop_front();
         }
         horizon
+    }
+
+    /// For how long the oldest number that is not final yet has been known.
+    fn lag(&self) -> Duration {
+        self.open.front().map_or(Duration::ZERO, |(.., seen)| seen.elapsed())
     }
 }
 

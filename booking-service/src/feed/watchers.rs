@@ -62,6 +62,7 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         self.watchers.count.fetch_sub(1, Ordering::Relaxed);
+        metrics::gauge!("booking_watchers").decrement(1.0);
         let mut events = self.watchers.lock();
         // This one's receiver is still counted.
         if events.get(&self.event_id).is_some_and(|event| event.receiver_count() <= 1) {
@@ -87,6 +88,7 @@ impl Watchers {
         let seen =
             this.lock().entry(event_id).or_insert_with(|| watch::Sender::new(Seen::Nothing)).subscribe();
         this.count.fetch_add(1, Ordering::Relaxed);
+        metrics::gauge!("booking_watchers").increment(1.0);
         Watched { seen, event_id, watchers: Arc::clone(this) }
     }
 

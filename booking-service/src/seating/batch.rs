@@ -60,8 +60,14 @@ pub(super) async fn attempt(
     };
     complete_endings(&mut verdicts, &effects.endings, &last_versions);
     // From here on an error does not say what happened: the server may have committed before the answer was lost.
-    match within(patience, async { Ok(tx.commit().await?) }).await {
-        Ok(()) => Ok(Attempt::Done(verdicts)),
+    let began = Instant::now();
+    let committed = within(patience, async { Ok(tx.commit().await?) }).await;
+    metrics::histogram!("booking_batch_commit_seconds").record(began.elapsed().as_secs_f64());
+    match committed {
+        Ok(()) => {
+            metrics::counter!("booking_seats_sold_total").increment(seats_sold(&effects));
+            Ok(Attempt::Done(verdicts))
+        }
         Err(setback) => {
             tracing::warn!(?setback, "no answer to COMMIT");
             Ok(Attempt::Unknown(verdicts, mark))
@@ -82,7 +88,9 @@ async fn apply(
     let now = Instant::now();
     let (awaited, others): (Vec<Uuid>, Vec<Uuid>) =
         event_ids(commands).into_iter().partition(|&id| busy.may_wait_for(id, now));
-    let mut events = match within(patience, lock_events(tx, &awaited)).await {
+    let locked = within(patience, lock_events(tx, &awaited)).await;
+    metrics::histogram!("booking_batch_lock_seconds").record(now.elapsed().as_secs_f64());
+    let mut events = match locked {
         Ok(events) => events,
         Err(setback) => {
             if matches!(setback, Setback::Busy) {
@@ -140,6 +148,11 @@ pub(super) async fn find_out(session: &mut Session, mark: &Mark) -> Result<bool,
         Ok::<bool, StoreError>(committed)
     })
     .await
+}
+
+/// How many seats new registrations have taken, also those that are only held as yet.
+fn seats_sold(effects: &Effects) -> u64 {
+    effects.new_registrations.iter().map(|registration| u64::from(registration.seats.unsigned_abs())).sum()
 }
 
 /// Puts the versions that a cancelled event's end was logged under into its answer.

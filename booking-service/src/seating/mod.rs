@@ -17,7 +17,7 @@ use std::time::Duration;
 use service_core::ids::IdSource;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +31,9 @@ use shard::Shard;
 /// The most commands that one batch takes from the inbox. More do not make it faster: at 256 the costs that are shared
 /// are small beside those that are not.
 const BATCH: usize = 256;
+
+/// How often it is measured how much waits.
+const MEASURE: Duration = Duration::from_secs(1);
 
 /// How a replica seats.
 #[derive(Clone, Debug)]
@@ -102,9 +105,22 @@ impl Pending {
     }
 
     fn answer(self, answer: Answer) {
+        match answer {
+            Err(CommandError::Overloaded) => count_shed(),
+            Err(CommandError::DeadlineExceeded) => {
+                let reason = if self.reply.is_closed() { "gone" } else { "late" };
+                metrics::counter!("booking_commands_dropped_total", "reason" => reason).increment(1);
+            }
+            _ => {}
+        }
         // A client that is gone does not hear it; the change log does.
         let _ = self.reply.send(answer);
     }
+}
+
+/// A command was refused because too much waits.
+fn count_shed() {
+    metrics::counter!("booking_commands_shed_total").increment(1);
 }
 
 /// The way to the shards.
@@ -120,7 +136,7 @@ impl Seating {
     pub fn start(config: &SeatingConfig, database: &PgConnectOptions, ids: &Arc<dyn IdSource>) -> Self {
         let closing = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let shards = (0..config.shards.max(1))
+        let shards: Vec<_> = (0..config.shards.max(1))
             .map(|_| {
                 let (sender, inbox) = mpsc::channel(config.queue.max(1));
                 let session = Session::new(database.clone(), config);
@@ -132,6 +148,11 @@ impl Seating {
             })
             .collect();
         tasks.close();
+        tokio::spawn(
+            closing.clone().run_until_cancelled_owned(measure_queues(
+                shards.iter().map(mpsc::Sender::downgrade).collect(),
+            )),
+        );
         Self { shards, closing, tasks }
     }
 
@@ -148,7 +169,10 @@ impl Seating {
         let (reply, answer) = oneshot::channel();
         let pending = Pending { command, deadline, reply };
         shard.try_send(pending).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => CommandError::Overloaded,
+            mpsc::error::TrySendError::Full(_) => {
+                count_shed();
+                CommandError::Overloaded
+            }
             mpsc::error::TrySendError::Closed(_) => CommandError::ShuttingDown,
         })?;
         match timeout_at(deadline, answer).await {
@@ -162,5 +186,19 @@ impl Seating {
     pub async fn drain(&self) {
         self.closing.cancel();
         self.tasks.wait().await;
+    }
+}
+
+/// Says once a second how many commands wait in the shards. Not the shards themselves do: one that waits for the
+/// database says nothing.
+async fn measure_queues(shards: Vec<mpsc::WeakSender<Pending>>) {
+    loop {
+        for (index, shard) in shards.iter().enumerate() {
+            let Some(shard) = shard.upgrade() else { return };
+            let waiting = shard.max_capacity() - shard.capacity();
+            metrics::gauge!("booking_queue_commands", "shard" => index.to_string())
+                .set(f64::from(u32::try_from(waiting).unwrap_or(u32::MAX)));
+        }
+        sleep(MEASURE).await;
     }
 }

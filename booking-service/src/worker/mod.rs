@@ -82,6 +82,8 @@ impl Worker {
         let busy: Vec<Uuid> = busy.iter().copied().collect();
         let (holds, offers) =
             tokio::try_join!(due::holds(&self.pool, &busy, ROUND), due::offers(&self.pool, &busy, ROUND))?;
+        metrics::gauge!("booking_holds_due").set(f64::from(u32::try_from(holds.len()).unwrap_or(u32::MAX)));
+        metrics::gauge!("booking_offers_due").set(f64::from(u32::try_from(offers.len()).unwrap_or(u32::MAX)));
         let full = i64::try_from(holds.len().max(offers.len())).unwrap_or(ROUND) >= ROUND;
         let mut due: HashMap<Uuid, Vec<Action>> = HashMap::new();
         for (event_id, registration_id) in holds {

@@ -187,6 +187,37 @@ async fn health_tells_whether_a_server_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_replica_does_shows_in_its_metrics() {
+    let surroundings = Surroundings::make().await;
+    let serving = surroundings.serving("info").await;
+    let organizer = surroundings.caller(&serving, 1, Role::Organizer);
+    let event = organizer.publish_new(draft(3)).await;
+    let service = surroundings.caller(&serving, 2, Role::Service);
+    for user in [100, 101] {
+        let user_id = Uuid::from_u128(user).to_string();
+        service.try_register(pb::RegisterRequest { user_id, ..ask(&event) }).await.unwrap();
+    }
+    let shown = [
+        "booking_seats_sold_total 2\n",
+        "booking_queue_commands{shard=\"1\"} 0\n",
+        "booking_batch_lock_seconds_count ",
+        "booking_batch_commit_seconds_count ",
+        "booking_holds_due 0\n",
+        "booking_offers_due 0\n",
+        "db_pool_connections{state=\"used\"} ",
+        "db_pool_connections_max 8\n",
+        "ready{check=\"database\"} 1\n",
+        "token_verifications_total{outcome=\"remembered\"} ",
+    ];
+    eventually(async || {
+        let (_, metrics) = get(serving.http, "/metrics").await;
+        shown.iter().all(|line| metrics.contains(line))
+    })
+    .await;
+    serving.stop("-TERM");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_in_a_rush_ends_it_with_0_when_everybody_has_an_answer() {
     for signal in ["-TERM", "-INT"] {
         let surroundings = Surroundings::make().await;

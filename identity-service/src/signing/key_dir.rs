@@ -140,6 +140,14 @@ impl KeyDir {
         Ok(key)
     }
 
+    /// Whether there is a key. No directory is no key.
+    ///
+    /// # Errors
+    /// [`KeyDirError`], also if there are keys that cannot be used.
+    pub fn has_keys(&self) -> Result<bool, KeyDirError> {
+        Ok(self.path.exists() && !self.keys()?.is_empty())
+    }
+
     /// Says that the key `kid` signs, from the next start on.
     ///
     /// # Errors

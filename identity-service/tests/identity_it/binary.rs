@@ -117,6 +117,9 @@ fn keys_are_never_overwritten_and_change_by_being_activated() {
     let (code, out, _) = run(binary(&["keys", "generate", "--dir", &dir, "--algorithm", "es256"]), "");
     assert!(code == 0 && out.contains("it is published"), "{out}");
     let second = files(&dir);
+    let (code, out, _) = run(binary(&["keys", "generate", "--dir", &dir, "--if-none"]), "");
+    assert!(code == 0 && out.contains("has keys already"), "{out}");
+    assert_eq!(files(&dir), second);
     assert_eq!(second.iter().filter(|name| name.ends_with(".pem")).count(), 2, "{second:?}");
     assert!(second.contains(&first[0]));
     let new = second.iter().find(|name| name.ends_with(".pem") && **name != first[0]).unwrap();

@@ -6,6 +6,15 @@ use tonic_health::server::HealthReporter;
 
 use crate::lifecycle::ReadinessSnapshot;
 
+/// What liveness probes ask for: serving as long as it can answer. What is missing shows elsewhere; a restart would not
+/// bring it.
+const LIVENESS: &str = "liveness";
+
+/// Says that the server is alive.
+pub(super) async fn report_alive(reporter: &HealthReporter) {
+    reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
+}
+
 /// Says of the server as a whole (the empty name) and of every service whether it serves.
 pub(super) async fn report(reporter: &HealthReporter, services: &[&'static str], serving: bool) {
     let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };

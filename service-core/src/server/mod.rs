@@ -117,6 +117,7 @@ impl GrpcServer {
         let connections = connection::accept(listeners.grpc, &self.config, tls.clone());
         let last_call = CancellationToken::new();
         let (reporter, health) = tonic_health::server::health_reporter();
+        health::report_alive(&reporter).await;
         health::report(&reporter, &self.service_names, false).await;
         let routes = self.with_reflection(routes.add_service(health))?;
         let rate_limits = RateLimitLayer::new(self.domain, &self.config.rate_limits);

@@ -121,8 +121,12 @@ impl TokenVerifier {
         // Read before the keys: if they change in between, what is remembered is verified again.
         let generation = self.keys.generation();
         let verified = match self.remembered.find(&digest, generation, now) {
-            Some(verified) => verified,
+            Some(verified) => {
+                metrics::counter!("token_verifications_total", "outcome" => "remembered").increment(1);
+                verified
+            }
             None => {
+                metrics::counter!("token_verifications_total", "outcome" => "checked").increment(1);
                 let verified = self.check(token, now)?;
                 self.remembered.remember(digest, generation, now, verified.clone());
                 verified

@@ -27,6 +27,7 @@ async fn health_and_readyz_follow_the_readiness() {
     let database = bench.readiness.register("database");
     eventually(async || health(&bench, "").await == NOT_SERVING).await;
     assert_eq!(health(&bench, "test.Probe").await, NOT_SERVING);
+    assert_eq!(health(&bench, "liveness").await, SERVING, "a restart would not bring the database");
     let (status, body) = bench.get("/readyz").await;
     assert_eq!((status, body.contains(r#""database":"starting""#)), (503, true), "{body}");
 
@@ -38,6 +39,7 @@ async fn health_and_readyz_follow_the_readiness() {
     database.set_unready("unreachable");
     eventually(async || health(&bench, "").await == NOT_SERVING).await;
     assert_eq!(bench.get("/readyz").await.0, 503);
+    assert!(bench.get("/metrics").await.1.contains("ready{check=\"database\"} 0\n"));
     assert_eq!(bench.get("/livez").await, (200, "ok\n".to_owned()));
 }
 
