@@ -1,0 +1,185 @@
+"""What can be wrong with deploy/docker and deploy/kubernetes without a cluster to say so.
+
+usage: manifests.py REPOSITORY FOLDER-OF-CRDS OVERLAY.yaml…
+
+Each OVERLAY.yaml is what `kubectl kustomize` made of an overlay; its name is the overlay's.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import yaml
+
+KUBERNETES = "1.33"
+# Made by people or by operators before the roll-out: deploy/kubernetes/README.md says how.
+PROVIDED_SECRETS = {
+    "local": {"identity-database", "booking-database", "identity-signing-keys", "postgres-password"},
+    "production": {"identity-db-app", "identity-db-ca", "booking-db-app", "booking-db-ca", "identity-signing-keys"},
+    "tls": {"identity-database", "booking-database", "identity-signing-keys", "identity-service-tls", "booking-service-tls"},
+}
+
+repository, crds = Path(sys.argv[1]), Path(sys.argv[2])
+wrong = []
+
+
+def expect(holds, text):
+    if not holds:
+        wrong.append(text)
+
+
+def closed(schema):
+    """The schema, refusing fields that it does not know, as `kubectl apply` does."""
+    if isinstance(schema, list):
+        return [closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    schema = {key: closed(part) for key, part in schema.items()}
+    if isinstance(schema.get("properties"), dict) and "type" in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        schema.setdefault("additionalProperties", False)
+    return schema
+
+
+def custom_schemas():
+    schemas = {}
+    for path in crds.glob("*.yaml"):
+        for crd in yaml.safe_load_all(path.read_text()):
+            if not crd or crd.get("kind") != "CustomResourceDefinition":
+                continue
+            for version in crd["spec"]["versions"]:
+                schema = closed(version["schema"]["openAPIV3Schema"])
+                schema["properties"]["metadata"] = {"type": "object"}
+                schemas[f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"]] = schema
+    return schemas
+
+
+def options(service):
+    """The environment variables that the service reads: they stand at its options."""
+    sources = [*repository.glob("service-core/src/**/*.rs"), *repository.glob(f"{service}/src/**/*.rs")]
+    return {name for path in sources for name in re.findall(r'env = "(ROWLOCK_\w+)"', path.read_text())}
+
+
+def seconds(text):
+    return int(text.removesuffix("s"))
+
+
+def named(objects, kind):
+    return {o["metadata"]["name"]: o for o in objects if o["kind"] == kind}
+
+
+def check_schema(where, obj, schemas):
+    name = f"{where}: {obj['kind']} {obj['metadata']['name']}"
+    schema = schemas.get((obj["apiVersion"], obj["kind"]))
+    try:
+        if schema:
+            jsonschema.Draft7Validator(schema).validate(obj)
+        else:
+            kubernetes_validate.validate(obj, KUBERNETES, strict=True)
+    except (jsonschema.ValidationError, kubernetes_validate.ValidationError) as error:
+        expect(False, f"{name}: {'.'.join(map(str, error.path))}: {error.message}")
+
+
+def check_pods(where, objects, secrets):
+    configs = named(objects, "ConfigMap")
+    for obj in objects:
+        if obj["kind"] not in ("Deployment", "Job", "StatefulSet"):
+            continue
+        name, pod = f"{where}: {obj['kind']} {obj['metadata']['name']}", obj["spec"]["template"]["spec"]
+        wanted = {v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
+        wanted |= {s["secret"]["name"] for v in pod["volumes"] for s in v.get("projected", {}).get("sources", [])}
+        expect(wanted <= secrets, f"{name}: nobody provides the Secrets {wanted - secrets}")
+        for container in pod["containers"]:
+            env = {e["name"]: e.get("value") for e in container.get("env", [])}
+            for source in container.get("envFrom", []):
+                config = configs.get(source["configMapRef"]["name"])
+                expect(config, f"{name}: there is no ConfigMap {source['configMapRef']['name']}")
+                env |= (config or {}).get("data", {})
+            service = re.search(r"(identity|booking)-service", container["image"])
+            if not service:
+                continue
+            unknown = {e for e in env if e.startswith("ROWLOCK_")} - options(service[0])
+            expect(not unknown, f"{name}: {service[0]} does not read {unknown}")
+            mounts = tuple(m["mountPath"] + "/" for m in container["volumeMounts"])
+            files = {e: v for e, v in env.items() if v.startswith("/") and e != "ROWLOCK_KEYS_DIR"}
+            expect(all(v.startswith(mounts) for v in files.values()), f"{name}: not mounted: {files}")
+            if obj["kind"] == "Deployment":
+                drain = seconds(env["ROWLOCK_DRAIN_GRACE"]) + container["lifecycle"]["preStop"]["sleep"]["seconds"]
+                expect(pod["terminationGracePeriodSeconds"] > drain, f"{name}: is killed before it has drained, after {drain} s")
+
+
+def check_services(where, objects):
+    pods = [o["spec"]["template"] for o in objects if o["kind"] in ("Deployment", "StatefulSet")]
+    for service in named(objects, "Service").values():
+        selector = service["spec"]["selector"].items()
+        chosen = [p for p in pods if selector <= p["metadata"]["labels"].items()]
+        name = f"{where}: Service {service['metadata']['name']}"
+        expect(len(chosen) == 1, f"{name}: chooses the pods of {len(chosen)} workloads, not of one")
+        for port in service["spec"]["ports"]:
+            for pod in chosen:
+                ports = {p["name"]: p["containerPort"] for c in pod["spec"]["containers"] for p in c["ports"]}
+                expect(ports.get(port["targetPort"]) == port["port"], f"{name}: port {port['name']} is not the pods'")
+
+
+def check_routes(where, objects):
+    """Every service of the contract that people call is routed, to the service that has it; and nothing else."""
+    protos = {
+        f"rowlock.{package}.v1.{service}": f"{package}-service"
+        for package in ("identity", "booking")
+        for path in (repository / f"proto/rowlock/{package}/v1").glob("*.proto")
+        for service in re.findall(r"^service (\w+)", path.read_text(), re.M)
+    }
+    # Other services in the cluster call it; it is not for the world.
+    protos.pop("rowlock.identity.v1.RevocationService")
+    routed = {
+        match["method"]["service"]: rule["backendRefs"][0]["name"]
+        for route in named(objects, "GRPCRoute").values()
+        for rule in route["spec"]["rules"]
+        for match in rule["matches"]
+    }
+    if routed:
+        expect(routed == protos, f"{where}: routed is {set(routed.items()) ^ set(protos.items())} too much or too little")
+
+
+def check_docker():
+    docker = repository / "deploy/docker"
+    compose = yaml.safe_load((docker / "compose.yaml").read_text())
+    services = compose["services"]
+    envoy = yaml.safe_load((docker / "envoy.yaml").read_text())["static_resources"]
+    for name, service in services.items():
+        for needed in service.get("depends_on", {}):
+            expect(needed in services, f"compose: {name} depends on {needed}, which there is not")
+        target = service.get("build", {}).get("target")
+        if target:
+            unknown = {e for e in service["environment"] if e.startswith("ROWLOCK_")} - options(target)
+            expect(not unknown, f"compose: {name} does not read {unknown}")
+    for cluster in envoy["clusters"]:
+        for endpoint in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]:
+            host = endpoint["endpoint"]["address"]["socket_address"]["address"]
+            expect(host in services, f"envoy: there is no service {host}")
+    listening = {listener["address"]["socket_address"]["port_value"] for listener in envoy["listeners"]}
+    published = {int(port.rsplit(":", 1)[1]) for port in services["balancer"]["ports"]}
+    expect(listening == published, f"compose publishes {published}, envoy listens on {listening}")
+    ignore = (docker / "Dockerfile.dockerignore").read_text()
+    members = re.search(r"members = \[(.*)\]", (repository / "Cargo.toml").read_text())[1]
+    for member in re.findall(r'"([\w-]+)"', members):
+        expect(f"\n!{member}\n" in ignore, f"the image's context lacks {member}")
+
+
+def main():
+    schemas = custom_schemas()
+    for path in map(Path, sys.argv[3:]):
+        objects = [o for o in yaml.safe_load_all(path.read_text()) if o]
+        for obj in objects:
+            check_schema(path.stem, obj, schemas)
+        check_pods(path.stem, objects, PROVIDED_SECRETS[path.stem])
+        check_services(path.stem, objects)
+        check_routes(path.stem, objects)
+    check_docker()
+    for line in wrong:
+        print(line, file=sys.stderr)
+    sys.exit(1 if wrong else 0)
+
+
+main()
