@@ -48,6 +48,9 @@ CREATE TABLE events (
 
 CREATE INDEX events_by_start     ON events (start_time, id) WHERE simulation_lease_time IS NULL;
 CREATE INDEX events_by_organizer ON events (organizer_id, start_time, id) WHERE simulation_lease_time IS NULL;
+-- What can be booked while it runs: found by the present time, however much has begun before.
+CREATE INDEX events_open_late    ON events USING gist (tstzrange(start_time, GREATEST(start_time, registration_close_time)))
+    WHERE registration_close_time > start_time AND simulation_lease_time IS NULL;
 CREATE INDEX events_by_text      ON events USING gin (search) WITH (fastupdate = off) WHERE simulation_lease_time IS NULL;
 CREATE INDEX events_by_lease     ON events (simulation_lease_time) WHERE simulation_lease_time IS NOT NULL;
 CREATE UNIQUE INDEX events_request ON events (request_actor_id, request_id) WHERE request_id IS NOT NULL;

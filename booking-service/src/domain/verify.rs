@@ -29,8 +29,8 @@ pub struct Counted {
     pub changes: i64,
     /// The last version in the change log.
     pub last_version: i64,
-    /// Whether retention has removed the beginning of the log.
-    pub log_trimmed: bool,
+    /// The first version in the change log: more than 1 where retention has removed the beginning.
+    pub first_version: i64,
 }
 
 /// Something that should hold and does not.
@@ -90,8 +90,11 @@ pub fn verify(event: &Event, counted: &Counted, serves_queue: bool) -> Vec<Findi
     );
     check(
         "change_log_is_gapless",
-        counted.log_trimmed || counted.changes == counted.last_version,
-        format!("{} changes up to version {}", counted.changes, counted.last_version),
+        counted.changes == counted.last_version - counted.first_version + 1,
+        format!(
+            "{} changes from version {} to {}",
+            counted.changes, counted.first_version, counted.last_version
+        ),
     );
     let next = match event.queue_discipline {
         QueueDiscipline::Strict => counted.head_seats,

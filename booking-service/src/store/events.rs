@@ -133,6 +133,40 @@ pub async fn get(pool: &PgPool, id: Uuid) -> Result<Option<EventRecord>, StoreEr
     query_events!("WHERE id = $1", id).fetch_optional(pool).await?.map(EventRecord::try_from).transpose()
 }
 
+/// Events that the filter lets through, of a part that the caller adds, in order of start after the given (start, id).
+///
+/// The row comparison is what makes the page a range of the index instead of a filter over it.
+macro_rules! query_page {
+    ($part:literal, $filter:expr, $after:expr, $limit:expr $(, $argument:expr)*) => {{
+        let filter: &EventFilter = $filter;
+        let states: Vec<&str> = filter.states.iter().map(|state| state.word()).collect();
+        let after: Option<(OffsetDateTime, Uuid)> = $after;
+        let (after_start, after_id) = after.unzip();
+        query_events!(
+            "WHERE simulation_lease_time IS NULL
+               AND (cardinality($1::text[]) = 0 OR state = ANY($1))
+               AND ($2::uuid IS NULL OR organizer_id = $2)
+               AND ($3::timestamptz IS NULL OR start_time >= $3)
+               AND ($4::timestamptz IS NULL OR start_time < $4)
+               AND ($5::text IS NULL OR search @@ plainto_tsquery('simple', $5))
+               AND ($6::uuid IS NULL OR state <> 'DRAFT' OR organizer_id = $6)
+               AND ($7::timestamptz IS NULL OR (start_time, id) > ($7, $8))"
+            $part
+            " ORDER BY start_time, id LIMIT $9",
+            &states as &[&str],
+            filter.organizer_id,
+            filter.start_time_after,
+            filter.start_time_before,
+            filter.text,
+            filter.drafts_of,
+            after_start,
+            after_id,
+            $limit
+            $(, $argument)*
+        )
+    }};
+}
+
 /// Up to `limit` events in order of start, after the given (start, id).
 ///
 /// # Errors
@@ -143,34 +177,46 @@ pub async fn list(
     after: Option<(OffsetDateTime, Uuid)>,
     limit: i64,
 ) -> Result<Vec<EventRecord>, StoreError> {
-    let states: Vec<&str> = filter.states.iter().map(|state| state.word()).collect();
-    let (after_start, after_id) = after.unzip();
-    // The row comparison is what makes the page a range of the index instead of a filter over it.
-    let rows = query_events!(
-        "WHERE simulation_lease_time IS NULL
-           AND (cardinality($1::text[]) = 0 OR state = ANY($1))
-           AND ($2::uuid IS NULL OR organizer_id = $2)
-           AND ($3::timestamptz IS NULL OR start_time >= $3)
-           AND ($4::timestamptz IS NULL OR start_time < $4)
-           AND (NOT $5 OR (state = 'PUBLISHED' AND seats_remaining > 0 AND (waitlist_size = 0 OR queue_discipline = 'SKIP_AHEAD')
-                AND COALESCE(registration_open_time <= now(), true)
-                AND COALESCE(registration_close_time, start_time) > now()))
-           AND ($6::text IS NULL OR search @@ plainto_tsquery('simple', $6))
-           AND ($7::uuid IS NULL OR state <> 'DRAFT' OR organizer_id = $7)
-           AND ($8::timestamptz IS NULL OR (start_time, id) > ($8, $9))
-         ORDER BY start_time, id LIMIT $10",
-        &states as &[&str],
-        filter.organizer_id,
-        filter.start_time_after,
-        filter.start_time_before,
-        filter.only_available,
-        filter.text,
-        filter.drafts_of,
-        after_start,
-        after_id,
+    if filter.only_available {
+        return list_available(pool, filter, after, limit).await;
+    }
+    read(query_page!("", filter, after, limit).fetch_all(pool).await?)
+}
+
+/// Those that are open now and have seats for a newcomer. Most have not begun; those that run and are open still have an
+/// index of their own, so that whatever has ever begun and ended is passed over.
+async fn list_available(
+    pool: &PgPool,
+    filter: &EventFilter,
+    after: Option<(OffsetDateTime, Uuid)>,
+    limit: i64,
+) -> Result<Vec<EventRecord>, StoreError> {
+    // One moment parts the two, so that no event is in neither.
+    let now = database_time(&mut *pool.acquire().await?).await?;
+    let mut rows = query_page!(
+        " AND state = 'PUBLISHED' AND seats_remaining > 0 AND (waitlist_size = 0 OR queue_discipline = 'SKIP_AHEAD')
+          AND COALESCE(registration_open_time <= $10, true)
+          AND start_time <= $10 AND registration_close_time > start_time
+          AND tstzrange(start_time, GREATEST(start_time, registration_close_time)) @> $10::timestamptz",
+        filter,
+        after,
         limit,
+        now
     )
     .fetch_all(pool)
     .await?;
+    let rest = limit - i64::try_from(rows.len()).unwrap_or(limit);
+    if rest > 0 {
+        let upcoming = query_page!(
+            " AND state = 'PUBLISHED' AND seats_remaining > 0 AND (waitlist_size = 0 OR queue_discipline = 'SKIP_AHEAD')
+              AND COALESCE(registration_open_time <= $10, true)
+              AND start_time > $10 AND COALESCE(registration_close_time > $10, true)",
+            filter,
+            after,
+            rest,
+            now
+        );
+        rows.extend(upcoming.fetch_all(pool).await?);
+    }
     read(rows)
 }

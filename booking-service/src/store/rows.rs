@@ -13,13 +13,13 @@ use crate::domain::waitlist::{Entry, EntryState};
 
 /// Selects whole events: `query_events!("WHERE id = $1", id)`.
 macro_rules! query_events {
-    ($rest:tt $(, $argument:expr)* $(,)?) => {
+    ($($rest:literal)+ $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             $crate::store::rows::EventRow,
             "SELECT id, organizer_id, title, description, location, start_time, end_time, registration_open_time, \
              registration_close_time, capacity, seats_remaining, waitlist_size, largest_party, next_position, \
              max_seats_per_registration, waitlist_policy, offer_ttl_ms, queue_discipline, state, cancel_reason, \
-             revision, version, create_time, update_time FROM events " + $rest
+             revision, version, create_time, update_time FROM events " $(+ $rest)+
             $(, $argument)*
         )
     };

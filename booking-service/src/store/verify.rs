@@ -76,7 +76,7 @@ pub async fn count(
         smallest_waiting: entries.smallest.map(i64::from),
         changes: log.changes,
         last_version: log.last,
-        log_trimmed: log.first > 1,
+        first_version: log.first,
     };
     Ok(Some((row.try_into()?, counted, log.now)))
 }

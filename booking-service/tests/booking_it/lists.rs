@@ -113,13 +113,23 @@ async fn available_is_what_a_newcomer_can_have_now() {
         .execute(&system.pool)
         .await
         .unwrap();
+    let running = titled("running", 9);
+    let running = pb::Event { registration_close_time: running.end_time, ..running };
+    for event in [running, titled("begun", 9)] {
+        let event = organizer.publish_new(event).await;
+        sqlx::query("UPDATE events SET start_time = now() - interval '1 hour' WHERE id = $1")
+            .bind(crate::proof::id(&event.event_id))
+            .execute(&system.pool)
+            .await
+            .unwrap();
+    }
     let available = pb::ListEventsRequest { only_available: true, ..pb::ListEventsRequest::default() };
-    assert_eq!(titles(&organizer, available.clone()).await, ["free", "skipping"]);
+    assert_eq!(titles(&organizer, available.clone()).await, ["running", "free", "skipping"]);
     let ada = system.attendee();
     let registration = ada.seat(&free).await;
-    assert_eq!(titles(&organizer, available.clone()).await, ["skipping"]);
+    assert_eq!(titles(&organizer, available.clone()).await, ["running", "skipping"]);
     ada.cancel(&registration.registration_id).await.unwrap();
-    assert_eq!(titles(&organizer, available).await, ["free", "skipping"]);
+    assert_eq!(titles(&organizer, available).await, ["running", "free", "skipping"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

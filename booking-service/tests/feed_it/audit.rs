@@ -18,7 +18,6 @@ use uuid::Uuid;
 
 use crate::acts::{ask, draft};
 use crate::caller::Caller;
-use crate::crowd::scale;
 use crate::refusal::{assert_refused, invalid};
 use crate::system::{System, now};
 
@@ -181,15 +180,16 @@ async fn reads(pool: &PgPool) -> HashMap<String, (i64, i64)> {
     rows.into_iter().map(|(table, scans, rows)| (table, (scans, rows))).collect()
 }
 
-/// Fills the tables: events over three years by 1,000 organizers, three changes and one registration of each.
+/// Fills the tables: events over three years by 1,000 organizers, every fifth open until its end, three changes and one registration of each.
 async fn fill(pool: &PgPool, events: i64) {
     for statement in [
-        "INSERT INTO events (id, organizer_id, title, description, location, start_time, end_time, capacity,
+        "INSERT INTO events (id, organizer_id, title, description, location, start_time, end_time,
+                             registration_close_time, capacity,
                              seats_remaining, max_seats_per_registration, waitlist_policy, offer_ttl_ms,
                              queue_discipline, state, version, create_time, update_time)
          SELECT md5('e' || n)::uuid, md5('o' || n % 1000)::uuid, 'title' || n % 5000, '', 'Town' || n % 50,
                 now() + (n * 15 - $1 * 5) * interval '1 minute', now() + (n * 15 - $1 * 5 + 60) * interval '1 minute',
-                10, CASE WHEN n % 3 = 0 THEN 9 ELSE 0 END, 1, 'PROMOTE', 60000, 'STRICT',
+                CASE WHEN n % 5 = 0 THEN now() + (n * 15 - $1 * 5 + 60) * interval '1 minute' END, 10, CASE WHEN n % 3 = 0 THEN 9 ELSE 0 END, 1, 'PROMOTE', 60000, 'STRICT',
                 (ARRAY['DRAFT', 'PUBLISHED', 'PUBLISHED', 'CANCELLED'])[1 + n % 4], 3, now(), now()
            FROM generate_series(1, $1) n",
         "INSERT INTO changes (event_id, version, actor_id, actor_role, action, entity_id, details, change_time, batch)
@@ -214,7 +214,7 @@ async fn fill(pool: &PgPool, events: i64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_list_reads_more_than_a_little_of_a_large_table() {
     let system = System::start().await;
-    let count = 20_000 * i64::try_from(scale()).unwrap();
+    let count = 100_000;
     let loader = system.database.pool(1);
     sqlx::query("SET statement_timeout = 0").execute(&loader).await.unwrap();
     fill(&loader, count).await;
@@ -243,8 +243,7 @@ async fn no_list_reads_more_than_a_little_of_a_large_table() {
         ),
         ("text", EventFilter { text: Some("title77".to_owned()), ..none.clone() }),
         ("text and place", EventFilter { text: Some("Town27 title77".to_owned()), ..none.clone() }),
-        // From now on: what has begun and is still open can start at any time before, and is not found by an index.
-        ("available", EventFilter { only_available: true, start_time_after: Some(now()), ..none.clone() }),
+        ("available", EventFilter { only_available: true, ..none.clone() }),
         (
             "available of organizer",
             EventFilter { only_available: true, organizer_id: Some(organizer), ..none.clone() },

@@ -40,7 +40,7 @@ impl Store {
                 // The row of CreateEvent, which the rules do not write.
                 changes: i64::try_from(log.count()).expect("few") + 1,
                 last_version: self.versions[&event.id],
-                log_trimmed: false,
+                first_version: 1,
             };
             let taken = counted.seats_held
                 + counted.seats_confirmed

@@ -21,7 +21,7 @@ fn sound() -> (Event, Counted) {
         smallest_waiting: Some(3),
         changes: 9,
         last_version: 9,
-        log_trimmed: false,
+        first_version: 1,
     };
     (event, counted)
 }
@@ -76,13 +76,18 @@ fn a_place_that_would_be_given_again_is_found() {
 }
 
 #[test]
-fn a_gap_in_the_log_is_found_unless_it_was_trimmed() {
+fn a_gap_in_the_log_is_found_and_a_beginning_that_retention_removed_is_none() {
     assert_eq!(found(|_, counted| counted.changes = 8), ["change_log_is_gapless"]);
     let trimmed = |_: &mut Event, counted: &mut Counted| {
         counted.changes = 3;
-        counted.log_trimmed = true;
+        counted.first_version = counted.last_version - 2;
     };
     assert_eq!(found(trimmed), [""; 0]);
+    let torn = |event: &mut Event, counted: &mut Counted| {
+        trimmed(event, counted);
+        counted.changes = 2;
+    };
+    assert_eq!(found(torn), ["change_log_is_gapless"]);
     assert_eq!(found(|event, _| event.version = 10), ["version_is_last_change"]);
 }
 
