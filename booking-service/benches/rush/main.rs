@@ -12,7 +12,7 @@ mod server;
 mod usage;
 
 // As far as booking-service needs it: a publisher of keys.
-#[allow(clippy::unwrap_used, reason = "shared with the tests, where it may")]
+#[allow(clippy::unwrap_used, dead_code, reason = "shared with the tests, which use all of it")]
 #[path = "../../tests/booking_it/identity.rs"]
 mod identity;
 
