@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use service_core::config::{Checked, DatabaseArgs, Period, ServerArgs, TelemetryArgs};
 use service_core::health::HealthArgs;
 use service_core::layers::RateOption;
+use service_core::token::TokenAlgorithms;
 
 /// Rowlock's booking service: events, registrations, waitlists.
 ///
@@ -90,6 +91,9 @@ pub struct TokenArgs {
     /// The audience that tokens must name
     #[arg(long, env = "ROWLOCK_TOKEN_AUDIENCE", value_name = "TEXT", default_value = "rowlock")]
     pub token_audience: String,
+    /// The algorithms that tokens may be signed with: one or more of ES256, RS256 and EdDSA, separated by commas
+    #[arg(long, env = "ROWLOCK_TOKEN_ALGORITHMS", value_name = "LIST", default_value = "ES256")]
+    pub token_algorithms: Checked<TokenAlgorithms>,
 }
 
 /// How seats are given.

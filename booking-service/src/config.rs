@@ -8,6 +8,7 @@ use service_core::config::{
     Checked, ConfigErrors, DatabaseConfig, DefaultAddresses, Period, ServerConfig, TelemetryConfig,
 };
 use service_core::layers::{RateLimit, RateOption};
+use service_core::token::VerifierConfig;
 use service_core::upstream::{Upstream, UpstreamOptions};
 
 use crate::cli::{SeatingArgs, ServeArgs, TokenArgs};
@@ -43,10 +44,8 @@ pub struct ServeConfig {
 pub struct TokenConfig {
     /// identity-service.
     pub identity: Upstream,
-    /// The `iss` claim.
-    pub issuer: String,
-    /// The `aud` claim.
-    pub audience: String,
+    /// What their tokens must be like.
+    pub verify: VerifierConfig,
 }
 
 impl ServeArgs {
@@ -96,7 +95,12 @@ impl TokenArgs {
         };
         required("--token-issuer (ROWLOCK_TOKEN_ISSUER)", &self.token_issuer);
         required("--token-audience (ROWLOCK_TOKEN_AUDIENCE)", &self.token_audience);
-        TokenConfig { identity, issuer: self.token_issuer, audience: self.token_audience }
+        let mut verify = VerifierConfig::new(self.token_issuer, self.token_audience);
+        let name = "--token-algorithms (ROWLOCK_TOKEN_ALGORITHMS)";
+        if let Some(algorithms) = self.token_algorithms.take(name, errors) {
+            verify.algorithms = algorithms.0;
+        }
+        TokenConfig { identity, verify }
     }
 }
 

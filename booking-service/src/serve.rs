@@ -15,7 +15,7 @@ use service_core::ids::IdSource;
 use service_core::lifecycle::{Readiness, ReadinessHandle};
 use service_core::server::{GrpcServer, Listeners};
 use service_core::telemetry;
-use service_core::token::{JwksSource, KeySet, TokenVerifier, VerifierConfig, refresh_keys};
+use service_core::token::{JwksSource, KeySet, TokenVerifier, refresh_keys};
 use service_core::upstream::Upstream;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -64,7 +64,7 @@ pub async fn serve(
     tracing::info!(%grpc_addr, %http_addr, "listening");
 
     let keys = Arc::new(KeySet::new());
-    let verify = VerifierConfig::new(&config.tokens.issuer, &config.tokens.audience);
+    let verify = config.tokens.verify;
     let verifier = Arc::new(TokenVerifier::new(verify, Arc::clone(&keys), Arc::clone(&sources.clock)));
 
     let pool = database::pool(&config.database, APPLICATION_NAME).await;

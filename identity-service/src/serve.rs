@@ -51,7 +51,10 @@ pub async fn serve(
 
     let keys = Arc::new(KeySet::new());
     keys.replace_from_jwks(ring.jwks_json()).context("the own keys cannot be used")?;
-    let verify = VerifierConfig::new(&config.tokens.issuer, &config.tokens.audience);
+    let verify = VerifierConfig {
+        algorithms: ring.algorithms().to_vec(),
+        ..VerifierConfig::new(&config.tokens.issuer, &config.tokens.audience)
+    };
     let verifier = Arc::new(TokenVerifier::new(verify, keys, sources.clock.clone()));
 
     let pool = database::pool(&config.database, APPLICATION_NAME).await;
@@ -71,7 +74,8 @@ pub async fn serve(
     });
 
     let max_message_bytes = config.server.max_message_bytes;
-    let routes = grpc::routes(accounts, ring.clone(), config.client_address, max_message_bytes);
+    let routes =
+        grpc::routes(accounts, ring.clone(), verifier.clone(), config.client_address, max_message_bytes);
     let readiness = Readiness::new();
     let database_check = readiness.register("database");
     let server = GrpcServer {

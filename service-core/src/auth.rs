@@ -62,6 +62,8 @@ pub struct Principal {
     pub role: Role,
     /// The session that the token came from; service accounts have none.
     pub session_id: Option<Uuid>,
+    /// The version of the user's sessions when the token was issued: tokens of lower versions are revoked by raising it.
+    pub session_version: i64,
     /// When the token expires. A stream must end then.
     pub expires: OffsetDateTime,
 }

@@ -2,7 +2,9 @@
 //! means.
 
 mod admin;
+mod client_secret;
 mod refresh_token;
+mod service_accounts;
 mod sign_in;
 mod sign_up;
 
@@ -19,7 +21,9 @@ use crate::sources::{NoEntropy, Sources};
 use crate::store;
 
 pub use admin::{AdminCreated, NewAdmin, create_admin};
+pub use client_secret::ClientSecret;
 pub use refresh_token::RefreshToken;
+pub use service_accounts::ServiceSignIn;
 pub use sign_in::{SignIn, SignedIn};
 pub use sign_up::SignUp;
 

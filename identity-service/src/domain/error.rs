@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use service_core::page::PageTokenInvalid;
 use service_core::validation::Invalid;
+use uuid::Uuid;
 
 /// A result of this service.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -20,6 +22,18 @@ pub enum Error {
     /// business.
     #[error("the credentials are invalid")]
     CredentialsInvalid,
+    /// The client id is unknown or the secret wrong. Which of them is nobody's business.
+    #[error("the client credentials are invalid")]
+    ClientInvalid,
+    /// There is no such service account.
+    #[error("service account {id} does not exist")]
+    ServiceAccountNotFound {
+        /// The id that was asked for.
+        id: Uuid,
+    },
+    /// The page token is damaged or of another list.
+    #[error(transparent)]
+    PageTokenInvalid(#[from] PageTokenInvalid),
     /// There were too many failed attempts for this account or from this address.
     #[error("too many failed attempts")]
     TooManyAttempts {

@@ -6,6 +6,7 @@ mod email;
 mod error;
 mod password;
 mod revocation;
+mod service_account;
 mod user;
 
 pub use backoff::{Backoff, Failures};
@@ -13,4 +14,5 @@ pub use email::Email;
 pub use error::{Cause, Error, Result};
 pub use password::{NewPassword, Password};
 pub use revocation::{LONGEST_ACCESS_TOKEN_LIFETIME, Revocation, RevokedTokens};
+pub use service_account::{LONGEST_OVERLAP, NewServiceAccount, SecretDigests, ServiceAccount};
 pub use user::{NewUser, User, display_name, sign_up_role};

@@ -8,6 +8,8 @@ use rowlock_proto::identity::v1::{
     IssueServiceTokenRequest, IssueServiceTokenResponse, RefreshTokensRequest, RefreshTokensResponse,
     SignInRequest, SignInResponse, SignOutRequest, SignOutResponse, SignUpRequest, SignUpResponse,
 };
+use service_core::token::{TokenError, TokenVerifier};
+use service_core::validation::timestamp;
 use tonic::{Request, Response, Status};
 
 use super::{ClientAddress, convert};
@@ -18,6 +20,7 @@ use crate::signing::KeyRing;
 pub(super) struct AuthRpcs {
     pub(super) accounts: Arc<Accounts>,
     pub(super) ring: Arc<KeyRing>,
+    pub(super) verifier: Arc<TokenVerifier>,
     pub(super) client_address: ClientAddress,
 }
 
@@ -53,16 +56,29 @@ impl AuthService for AuthRpcs {
 
     async fn issue_service_token(
         &self,
-        _: Request<IssueServiceTokenRequest>,
+        request: Request<IssueServiceTokenRequest>,
     ) -> Result<Response<IssueServiceTokenResponse>, Status> {
-        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.AuthService/IssueServiceToken" }
-            .into())
+        let client = self.client_address.client(&request);
+        let sign_in = convert::service_sign_in(request.get_ref(), &client)?;
+        let issued = self.accounts.issue_service_token(sign_in).await?;
+        Ok(Response::new(IssueServiceTokenResponse {
+            access_token: issued.token.expose().to_owned(),
+            access_token_expire_time: Some(timestamp(issued.expire_time)),
+        }))
     }
 
     async fn introspect_token(
         &self,
-        _: Request<IntrospectTokenRequest>,
+        request: Request<IntrospectTokenRequest>,
     ) -> Result<Response<IntrospectTokenResponse>, Status> {
-        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.AuthService/IntrospectToken" }.into())
+        let token = convert::token(request.get_ref())?;
+        let holder = match self.verifier.verify(token) {
+            Ok(holder) => holder,
+            Err(TokenError::Invalid | TokenError::Expired | TokenError::Revoked | TokenError::NoKeys) => {
+                return Ok(Response::new(IntrospectTokenResponse::default()));
+            }
+        };
+        let stands = self.accounts.stands(&holder).await?;
+        Ok(Response::new(if stands { convert::introspected(&holder) } else { Default::default() }))
     }
 }

@@ -1,11 +1,17 @@
 //! Messages from values, and values from messages.
 
-use rowlock_proto::identity::v1 as proto;
-use service_core::auth::Role;
-use service_core::validation::{Violations, timestamp};
+use std::time::Duration;
 
-use crate::accounts::{SignIn, SignUp, SignedIn};
-use crate::domain::{Email, NewPassword, Password, Result, User, display_name, sign_up_role};
+use rowlock_proto::identity::v1 as proto;
+use service_core::auth::{Principal, Role};
+use service_core::page::{PageBinding, PageTokenInvalid};
+use service_core::validation::{Violations, timestamp};
+use uuid::Uuid;
+
+use crate::accounts::{ClientSecret, ServiceSignIn, SignIn, SignUp, SignedIn};
+use crate::domain::{
+    Email, LONGEST_OVERLAP, NewPassword, Password, Result, ServiceAccount, User, display_name, sign_up_role,
+};
 
 use super::client::Client;
 
@@ -76,5 +82,125 @@ pub(super) fn signed_in(session: &SignedIn) -> proto::SignInResponse {
         refresh_token: session.refresh.expose().to_owned(),
         refresh_token_expire_time: Some(timestamp(session.refresh_expire_time)),
         user: Some(user(&session.user)),
+    }
+}
+
+/// The most characters of a client id or a client secret. More cannot be right and costs time to look at.
+const MAX_CREDENTIAL_CHARS: usize = 256;
+
+/// Reads what a backend presents. What cannot be anybody's is told as such: it says nothing about accounts.
+pub(super) fn service_sign_in(
+    request: &proto::IssueServiceTokenRequest,
+    client: &Client,
+) -> Result<ServiceSignIn> {
+    let mut violations = Violations::default();
+    let mut credential = |field: &str, value: &str| {
+        if value.is_empty() {
+            violations.add(field, "is required");
+        } else if value.chars().nth(MAX_CREDENTIAL_CHARS).is_some() {
+            violations.add(field, format!("must have at most {MAX_CREDENTIAL_CHARS} characters"));
+        } else if value.contains('\0') {
+            violations.add(field, "must not contain NUL");
+        }
+    };
+    credential("client_id", &request.client_id);
+    credential("client_secret", &request.client_secret);
+    violations.finish()?;
+    Ok(ServiceSignIn {
+        client_id: request.client_id.clone(),
+        secret: ClientSecret::presented(&request.client_secret),
+        address: client.address,
+    })
+}
+
+/// Reads which token is asked about.
+pub(super) fn token(request: &proto::IntrospectTokenRequest) -> Result<&str> {
+    let mut violations = Violations::default();
+    if request.token.is_empty() {
+        violations.add("token", "is required");
+    }
+    violations.finish()?;
+    Ok(&request.token)
+}
+
+/// A token that is good.
+pub(super) fn introspected(holder: &Principal) -> proto::IntrospectTokenResponse {
+    proto::IntrospectTokenResponse {
+        active: true,
+        user_id: holder.user_id.to_string(),
+        role: role(holder.role).into(),
+        expire_time: Some(timestamp(holder.expires)),
+    }
+}
+
+/// Reads what a new service account is for.
+pub(super) fn new_service_account(request: &proto::CreateServiceAccountRequest) -> Result<String> {
+    let mut violations = Violations::default();
+    let name = display_name(&mut violations, "display_name", &request.display_name);
+    violations.finish()?;
+    Ok(name)
+}
+
+/// Reads which service account is meant.
+pub(super) fn service_account_id(value: &str) -> Result<Uuid> {
+    let mut violations = Violations::default();
+    let id = violations.uuid("service_account_id", value);
+    violations.finish()?;
+    Ok(id)
+}
+
+/// Reads whose secret is rotated, and for how long the old one goes on working.
+pub(super) fn rotation(
+    request: &proto::RotateServiceAccountSecretRequest,
+) -> Result<(Uuid, Option<Duration>)> {
+    let mut violations = Violations::default();
+    let id = violations.uuid("service_account_id", &request.service_account_id);
+    let overlap = violations.duration("overlap", request.overlap.as_ref(), Duration::ZERO..=LONGEST_OVERLAP);
+    violations.finish()?;
+    Ok((id, overlap))
+}
+
+/// A page that is asked for: how many rows, and after which id.
+pub(super) fn service_account_page(
+    request: &proto::ListServiceAccountsRequest,
+) -> Result<(i64, Option<Uuid>)> {
+    let mut violations = Violations::default();
+    let size = violations.page_size(request.page_size);
+    violations.finish()?;
+    let cursor = service_account_list().decode(&request.page_token)?;
+    let after = cursor.map(|bytes| Uuid::from_slice(&bytes).map_err(|_| PageTokenInvalid)).transpose()?;
+    Ok((size, after))
+}
+
+/// A page of service accounts. One row more than `size` was asked for: if it came, there is more.
+pub(super) fn service_accounts(
+    mut accounts: Vec<ServiceAccount>,
+    size: i64,
+) -> proto::ListServiceAccountsResponse {
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let more = accounts.len() > size;
+    accounts.truncate(size);
+    let last = accounts.last().filter(|_| more);
+    proto::ListServiceAccountsResponse {
+        next_page_token: last
+            .map(|last| service_account_list().encode(last.id.as_bytes()))
+            .unwrap_or_default(),
+        service_accounts: accounts.iter().map(service_account).collect(),
+    }
+}
+
+fn service_account_list() -> PageBinding {
+    PageBinding::new("ListServiceAccounts", &[])
+}
+
+/// A service account as admins see one.
+pub(super) fn service_account(account: &ServiceAccount) -> proto::ServiceAccount {
+    proto::ServiceAccount {
+        service_account_id: account.id.to_string(),
+        client_id: account.client_id.clone(),
+        display_name: account.display_name.clone(),
+        create_time: Some(timestamp(account.create_time)),
+        secret_create_time: Some(timestamp(account.secret_create_time)),
+        old_secret_expire_time: account.old_secret_expire_time.map(timestamp),
     }
 }

@@ -37,6 +37,18 @@ fn failure(error: Error) -> Failure {
         Error::CredentialsInvalid => {
             new(Code::Unauthenticated, ErrorReason::CredentialsInvalid, "e-mail address or password is wrong")
         }
+        Error::ClientInvalid => {
+            new(Code::Unauthenticated, ErrorReason::CredentialsInvalid, "client id or client secret is wrong")
+        }
+        Error::ServiceAccountNotFound { id } => new(
+            Code::NotFound,
+            ErrorReason::ServiceAccountNotFound,
+            &format!("service account {id} does not exist"),
+        )
+        .with("service_account_id", id.to_string()),
+        Error::PageTokenInvalid(invalid) => {
+            new(Code::InvalidArgument, ErrorReason::PageTokenInvalid, &invalid.to_string())
+        }
         Error::TooManyAttempts { retry_after } => {
             new(Code::ResourceExhausted, ErrorReason::TooManyAttempts, "too many failed attempts")
                 .retry_after(retry_after)
@@ -113,6 +125,13 @@ mod tests {
             (Error::Invalid(invalid()), Code::InvalidArgument, "VALIDATION_FAILED", false),
             (Error::EmailTaken, Code::AlreadyExists, "EMAIL_TAKEN", false),
             (Error::CredentialsInvalid, Code::Unauthenticated, "CREDENTIALS_INVALID", false),
+            (Error::ClientInvalid, Code::Unauthenticated, "CREDENTIALS_INVALID", false),
+            (
+                Error::ServiceAccountNotFound { id: uuid::Uuid::nil() },
+                Code::NotFound,
+                "SERVICE_ACCOUNT_NOT_FOUND",
+                false,
+            ),
             (Error::TooManyAttempts { retry_after }, Code::ResourceExhausted, "TOO_MANY_ATTEMPTS", true),
             (Error::TokenRevoked, Code::Unauthenticated, "TOKEN_REVOKED", false),
             (

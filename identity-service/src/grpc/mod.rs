@@ -16,6 +16,7 @@ use rowlock_proto::identity::v1::auth_service_server::AuthServiceServer;
 use rowlock_proto::identity::v1::revocation_service_server::RevocationServiceServer;
 use rowlock_proto::identity::v1::service_account_service_server::ServiceAccountServiceServer;
 use rowlock_proto::identity::v1::user_service_server::UserServiceServer;
+use service_core::token::TokenVerifier;
 use tonic::service::Routes;
 
 use crate::accounts::Accounts;
@@ -38,16 +39,17 @@ pub const SERVICE_NAMES: [&str; 4] = [
 pub fn routes(
     accounts: Arc<Accounts>,
     ring: Arc<KeyRing>,
+    verifier: Arc<TokenVerifier>,
     client_address: ClientAddress,
     max_message_bytes: usize,
 ) -> Routes {
-    let auth = auth_service::AuthRpcs { accounts: accounts.clone(), ring, client_address };
+    let auth = auth_service::AuthRpcs { accounts: accounts.clone(), ring, verifier, client_address };
+    let service_accounts = service_account_service::ServiceAccountRpcs { accounts: accounts.clone() };
     let users = user_service::UserRpcs { accounts };
     Routes::new(AuthServiceServer::new(auth).max_decoding_message_size(max_message_bytes))
         .add_service(UserServiceServer::new(users).max_decoding_message_size(max_message_bytes))
         .add_service(
-            ServiceAccountServiceServer::new(service_account_service::ServiceAccountRpcs)
-                .max_decoding_message_size(max_message_bytes),
+            ServiceAccountServiceServer::new(service_accounts).max_decoding_message_size(max_message_bytes),
         )
         .add_service(
             RevocationServiceServer::new(revocation_service::RevocationRpcs)

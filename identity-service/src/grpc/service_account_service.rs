@@ -1,48 +1,68 @@
 //! ServiceAccountService: accounts for other backends.
 
+use std::sync::Arc;
+
 use rowlock_proto::identity::v1::service_account_service_server::ServiceAccountService;
 use rowlock_proto::identity::v1::{
     CreateServiceAccountRequest, CreateServiceAccountResponse, DeleteServiceAccountRequest,
     DeleteServiceAccountResponse, ListServiceAccountsRequest, ListServiceAccountsResponse,
     RotateServiceAccountSecretRequest, RotateServiceAccountSecretResponse,
 };
+use service_core::auth::principal;
 use tonic::{Request, Response, Status};
 
-use crate::domain::Error;
+use super::convert;
+use super::error::no_principal;
+use crate::accounts::Accounts;
 
-pub(super) struct ServiceAccountRpcs;
+pub(super) struct ServiceAccountRpcs {
+    pub(super) accounts: Arc<Accounts>,
+}
 
 #[tonic::async_trait]
 impl ServiceAccountService for ServiceAccountRpcs {
     async fn create_service_account(
         &self,
-        _: Request<CreateServiceAccountRequest>,
+        request: Request<CreateServiceAccountRequest>,
     ) -> Result<Response<CreateServiceAccountResponse>, Status> {
-        let method = "/rowlock.identity.v1.ServiceAccountService/CreateServiceAccount";
-        Err(Error::MethodUnimplemented { method }.into())
+        let caller = principal(&request).map_err(no_principal)?;
+        let display_name = convert::new_service_account(request.get_ref())?;
+        let (account, secret) = self.accounts.create_service_account(caller, display_name).await?;
+        Ok(Response::new(CreateServiceAccountResponse {
+            service_account: Some(convert::service_account(&account)),
+            client_secret: secret.expose().to_owned(),
+        }))
     }
 
     async fn list_service_accounts(
         &self,
-        _: Request<ListServiceAccountsRequest>,
+        request: Request<ListServiceAccountsRequest>,
     ) -> Result<Response<ListServiceAccountsResponse>, Status> {
-        let method = "/rowlock.identity.v1.ServiceAccountService/ListServiceAccounts";
-        Err(Error::MethodUnimplemented { method }.into())
+        let (size, after) = convert::service_account_page(request.get_ref())?;
+        let accounts = self.accounts.service_accounts(after, size + 1).await?;
+        Ok(Response::new(convert::service_accounts(accounts, size)))
     }
 
     async fn rotate_service_account_secret(
         &self,
-        _: Request<RotateServiceAccountSecretRequest>,
+        request: Request<RotateServiceAccountSecretRequest>,
     ) -> Result<Response<RotateServiceAccountSecretResponse>, Status> {
-        let method = "/rowlock.identity.v1.ServiceAccountService/RotateServiceAccountSecret";
-        Err(Error::MethodUnimplemented { method }.into())
+        let caller = principal(&request).map_err(no_principal)?;
+        let (id, overlap) = convert::rotation(request.get_ref())?;
+        let (account, secret) = self.accounts.rotate_secret(caller, id, overlap).await?;
+        Ok(Response::new(RotateServiceAccountSecretResponse {
+            service_account: Some(convert::service_account(&account)),
+            client_secret: secret.expose().to_owned(),
+        }))
     }
 
     async fn delete_service_account(
         &self,
-        _: Request<DeleteServiceAccountRequest>,
+        request: Request<DeleteServiceAccountRequest>,
     ) -> Result<Response<DeleteServiceAccountResponse>, Status> {
-        let method = "/rowlock.identity.v1.ServiceAccountService/DeleteServiceAccount";
-        Err(Error::MethodUnimplemented { method }.into())
+        let caller = principal(&request).map_err(no_principal)?;
+        let id = convert::service_account_id(&request.get_ref().service_account_id)?;
+        self.accounts.delete_service_account(caller, id).await?;
+        Ok(Response::new(DeleteServiceAccountResponse {}))
     }
 }

@@ -4,7 +4,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::JwkSet;
-use jsonwebtoken::{Header, encode};
+use jsonwebtoken::{Algorithm, Header, encode};
 use service_core::secret::Secret;
 use service_core::token::{ACCESS_TOKEN_TYP, Claims};
 
@@ -13,6 +13,7 @@ use super::SigningKey;
 /// The key that signs, and the public halves of all.
 pub struct KeyRing {
     signing: SigningKey,
+    algorithms: Vec<Algorithm>,
     jwks_json: String,
     etag: String,
 }
@@ -23,19 +24,31 @@ impl KeyRing {
     /// # Errors
     /// If the keys cannot be written as JSON, which would be a bug.
     pub fn new(signing: SigningKey, others: &[SigningKey]) -> Result<Self, serde_json::Error> {
+        let mut algorithms = Vec::new();
+        for algorithm in std::iter::once(&signing).chain(others).map(|key| key.algorithm().jwt()) {
+            if !algorithms.contains(&algorithm) {
+                algorithms.push(algorithm);
+            }
+        }
         let mut keys: Vec<_> =
             others.iter().chain(std::iter::once(&signing)).map(|key| key.public().clone()).collect();
         // In an order of their own, so that every replica publishes the same text.
         keys.sort_by(|a, b| a.common.key_id.cmp(&b.common.key_id));
         let jwks_json = serde_json::to_string(&JwkSet { keys })?;
         let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(digest(&SHA256, jwks_json.as_bytes())));
-        Ok(Self { signing, jwks_json, etag })
+        Ok(Self { signing, algorithms, jwks_json, etag })
     }
 
     /// The id of the key that signs.
     #[must_use]
     pub fn signing_kid(&self) -> &str {
         self.signing.kid()
+    }
+
+    /// What tokens may be signed with: the algorithms of all keys, that of the signing key first.
+    #[must_use]
+    pub fn algorithms(&self) -> &[Algorithm] {
+        &self.algorithms
     }
 
     /// The JSON Web Key Set (RFC 7517) of all public keys.

@@ -24,6 +24,12 @@ impl FailureKey {
         Self { scope: "account", hash: sha256(&[email.as_str().as_bytes()]) }
     }
 
+    /// A service account, whether it exists or not.
+    #[must_use]
+    pub fn client(client_id: &str) -> Self {
+        Self { scope: "account", hash: sha256(&[b"client", client_id.as_bytes()]) }
+    }
+
     /// A client address. Of IPv6 the first 64 bits: whoever has one address has the others behind it too.
     #[must_use]
     pub fn address(address: IpAddr) -> Self {

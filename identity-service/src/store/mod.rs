@@ -3,11 +3,16 @@
 
 mod failures;
 mod revocations;
+mod service_accounts;
 mod sessions;
 mod sweep;
 mod users;
 
 pub use failures::{FailureKey, blocked_until, count_failure};
+pub use service_accounts::{
+    AdminAct, NewSecret, create_service_account, delete_service_account, forget_failures, rotate_secret,
+    service_account_by_client_id, service_accounts, service_token_stands, user_token_stands,
+};
 pub use sessions::{NewSession, begin_session};
 pub use sweep::{Swept, sweep};
 pub use users::{
@@ -35,6 +40,9 @@ impl TxError for Error {
             Self::Invalid(_)
             | Self::EmailTaken
             | Self::CredentialsInvalid
+            | Self::ClientInvalid
+            | Self::ServiceAccountNotFound { .. }
+            | Self::PageTokenInvalid(_)
             | Self::TooManyAttempts { .. }
             | Self::TokenRevoked
             | Self::MethodUnimplemented { .. }

@@ -46,8 +46,18 @@ const ANYONE: &[Role] = &Role::ALL;
 const PEOPLE: &[Role] = &[Role::Attendee, Role::Organizer, Role::Admin];
 
 /// Built already; all others must say so.
-const BUILT: [&str; 4] =
-    ["AuthService/SignUp", "AuthService/SignIn", "AuthService/GetJwks", "UserService/GetMe"];
+const BUILT: [&str; 10] = [
+    "AuthService/SignUp",
+    "AuthService/SignIn",
+    "AuthService/IssueServiceToken",
+    "AuthService/IntrospectToken",
+    "AuthService/GetJwks",
+    "UserService/GetMe",
+    "ServiceAccountService/CreateServiceAccount",
+    "ServiceAccountService/ListServiceAccounts",
+    "ServiceAccountService/RotateServiceAccountSecret",
+    "ServiceAccountService/DeleteServiceAccount",
+];
 
 /// The rpcs that the server's reflection lists, as `AuthService/SignUp`.
 async fn listed(server: &TestServer) -> BTreeSet<String> {

@@ -155,7 +155,11 @@ async fn keys_that_cannot_be_used_stop_the_start_with_one_line() {
             .unwrap();
     fs::write(&path, pem::encode(&pem::Pem::new("PRIVATE KEY", weak.as_ref()))).unwrap();
     let line = serve_fails(&database, &dir);
-    assert!(line.contains("is not a P-256 key"), "{line}");
+    assert!(line.contains("is not a P-256, Ed25519 or RSA key"), "{line}");
+    let weak = include_str!("../weak_rsa_1024.pkcs8.b64");
+    fs::write(&path, format!("-----BEGIN PRIVATE KEY-----\n{weak}-----END PRIVATE KEY-----\n")).unwrap();
+    let line = serve_fails(&database, &dir);
+    assert!(line.contains("fewer than 2048 bits"), "{line}");
 }
 
 #[tokio::test]

@@ -2,27 +2,50 @@
 
 use std::sync::Arc;
 
-use rowlock_proto::identity::v1::GetJwksRequest;
-use service_core::token::{KeySet, TokenVerifier, VerifierConfig};
+use identity_service::signing::{KeyDir, SigningAlgorithm};
+use jsonwebtoken::Algorithm;
+use rowlock_proto::identity::v1::{GetJwksRequest, GetMeRequest};
+use service_core::token::{KeySet, TokenError, TokenVerifier, VerifierConfig};
 
-use crate::server::{PASSWORD, TestServer};
+use crate::server::{PASSWORD, TestServer, with_token};
 
 #[tokio::test]
-async fn a_verifier_takes_the_tokens_with_the_published_keys() {
-    let server = TestServer::start().await;
-    let user = server.sign_up("ada@example.org").await;
-    let session = server.sign_in("ada@example.org", PASSWORD).await.unwrap();
-    let jwks = server.auth().get_jwks(GetJwksRequest {}).await.unwrap().into_inner().jwks_json;
-    let keys = Arc::new(KeySet::new());
-    keys.replace_from_jwks(&jwks).unwrap();
-    // The defaults, as other services know them.
-    let config = VerifierConfig::new("identity.rowlock", "rowlock");
-    let principal =
-        TokenVerifier::new(config, keys, server.clock.clone()).verify(&session.access_token).unwrap();
-    assert_eq!(principal.user_id.to_string(), user.user_id);
-    assert!(principal.session_id.is_some());
-    for private in ["\"d\"", "\"p\"", "\"q\"", "\"k\""] {
-        assert!(!jwks.contains(private), "{jwks}");
+async fn a_verifier_takes_the_tokens_of_every_algorithm_with_the_published_keys() {
+    for (algorithm, jwt) in [
+        (SigningAlgorithm::Es256, Algorithm::ES256),
+        (SigningAlgorithm::Rs256, Algorithm::RS256),
+        (SigningAlgorithm::EdDsa, Algorithm::EdDSA),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let keys_dir = KeyDir::new(folder.path(), false);
+        keys_dir.generate(algorithm, false).unwrap();
+        let server = TestServer::with(|config| config.keys = keys_dir).await;
+        let user = server.sign_up("ada@example.org").await;
+        let session = server.sign_in("ada@example.org", PASSWORD).await.unwrap();
+        // The service takes its own tokens.
+        server.users().get_me(with_token(GetMeRequest {}, &session.access_token)).await.unwrap();
+        let jwks = server.auth().get_jwks(GetJwksRequest {}).await.unwrap().into_inner().jwks_json;
+        for private in ["\"d\"", "\"p\"", "\"q\"", "\"k\""] {
+            assert!(!jwks.contains(private), "{jwks}");
+        }
+        let keys = Arc::new(KeySet::new());
+        keys.replace_from_jwks(&jwks).unwrap();
+        for accepted in [Algorithm::ES256, Algorithm::RS256, Algorithm::EdDSA] {
+            // The defaults, as other services know them.
+            let config = VerifierConfig {
+                algorithms: vec![accepted],
+                ..VerifierConfig::new("identity.rowlock", "rowlock")
+            };
+            let verifier = TokenVerifier::new(config, keys.clone(), server.clock.clone());
+            let verified = verifier.verify(&session.access_token);
+            if accepted == jwt {
+                let principal = verified.unwrap();
+                assert_eq!(principal.user_id.to_string(), user.user_id);
+                assert!(principal.session_id.is_some());
+            } else {
+                assert_eq!(verified, Err(TokenError::Invalid), "{jwt:?} where {accepted:?} is accepted");
+            }
+        }
     }
 }
 

@@ -156,6 +156,7 @@ mod tests {
             user_id: Uuid::from_u128(user),
             role,
             session_id: None,
+            session_version: 1,
             expires: time::OffsetDateTime::UNIX_EPOCH,
         });
         layer.wait(&request)

@@ -2,6 +2,7 @@
 //!
 //! Verifying never does I/O. [`refresh_keys`] keeps the [`KeySet`] fresh beside it.
 
+mod algorithms;
 mod keys;
 mod refresh;
 mod verified;
@@ -9,6 +10,7 @@ mod verifier;
 
 use serde::{Deserialize, Serialize};
 
+pub use algorithms::{NotAlgorithms, TokenAlgorithms};
 pub use keys::{JwksInvalid, KeySet};
 pub use refresh::{JwksSource, refresh_keys};
 pub use verifier::{Revocations, TokenError, TokenFacts, TokenVerifier, VerifierConfig};

@@ -67,7 +67,13 @@ fn a_good_token_names_its_holder() {
     let session = Uuid::from_u128(9);
     let token = bench.mint.token_with(USER, Role::Organizer, |c| c.sid = Some(session.to_string()), |_| {});
     let expires = NOW + Duration::from_secs(300);
-    let principal = Principal { user_id: USER, role: Role::Organizer, session_id: Some(session), expires };
+    let principal = Principal {
+        user_id: USER,
+        role: Role::Organizer,
+        session_id: Some(session),
+        session_version: 1,
+        expires,
+    };
     assert_eq!(bench.verifier.verify(&token), Ok(principal.clone()));
     assert_eq!(bench.verifier.verify(&token), Ok(principal));
 }

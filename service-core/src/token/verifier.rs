@@ -227,6 +227,7 @@ fn verified(claims: &Claims) -> Option<Verified> {
             Some(sid) => Some(Uuid::try_parse(sid).ok()?),
             None => None,
         },
+        session_version: claims.sv,
         expires: instant(claims.exp).ok()?,
     };
     Some(Verified { principal, session_version: claims.sv, issued: instant(claims.iat).ok()? })

@@ -1,0 +1,135 @@
+//! Service accounts, and the tokens that they get.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use service_core::auth::{Principal, Role};
+use uuid::Uuid;
+
+use super::client_secret::new_client_id;
+use super::{Accounts, ClientSecret};
+use crate::domain::{Error, Failures, NewServiceAccount, Result, ServiceAccount};
+use crate::signing::AccessToken;
+use crate::store::{self, AdminAct, FailureKey, NewSecret};
+
+/// What a backend presents for an access token.
+#[derive(Clone, Debug)]
+pub struct ServiceSignIn {
+    /// What it names itself by.
+    pub client_id: String,
+    /// Its secret.
+    pub secret: ClientSecret,
+    /// Where the call comes from, if that is known.
+    pub address: Option<IpAddr>,
+}
+
+impl Accounts {
+    /// Makes a service account, and its secret, which is shown this once.
+    ///
+    /// # Errors
+    /// If there is no randomness or the database fails.
+    pub async fn create_service_account(
+        &self,
+        caller: &Principal,
+        display_name: String,
+    ) -> Result<(ServiceAccount, ClientSecret)> {
+        let entropy = self.sources.entropy.as_ref();
+        let secret = ClientSecret::generate(entropy)?;
+        let account = NewServiceAccount {
+            id: self.sources.ids.new_id(),
+            client_id: new_client_id(entropy)?,
+            display_name,
+            secret_hash: secret.digest(),
+        };
+        let account = store::create_service_account(&self.pool, &account, self.admin_act(caller)).await?;
+        tracing::info!(service_account_id = %account.id, "service account created");
+        Ok((account, secret))
+    }
+
+    /// The service accounts after `after`, at most `limit`, by id.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn service_accounts(&self, after: Option<Uuid>, limit: i64) -> Result<Vec<ServiceAccount>> {
+        store::service_accounts(&self.pool, after, limit).await
+    }
+
+    /// Replaces the secret of a service account. For `overlap` the old one works beside the new one; without, it
+    /// stops at once, and with it every token from before.
+    ///
+    /// # Errors
+    /// [`Error::ServiceAccountNotFound`].
+    pub async fn rotate_secret(
+        &self,
+        caller: &Principal,
+        id: Uuid,
+        overlap: Option<Duration>,
+    ) -> Result<(ServiceAccount, ClientSecret)> {
+        let secret = ClientSecret::generate(self.sources.entropy.as_ref())?;
+        let act = self.admin_act(caller);
+        let old_until = overlap.filter(|overlap| !overlap.is_zero()).map(|overlap| act.now + overlap);
+        let new = NewSecret { hash: secret.digest(), old_until };
+        let account = store::rotate_secret(&self.pool, id, new, act).await?;
+        let account = account.ok_or(Error::ServiceAccountNotFound { id })?;
+        tracing::info!(service_account_id = %id, overlap = overlap.is_some(), "service account's secret rotated");
+        Ok((account, secret))
+    }
+
+    /// Deletes a service account; its tokens end.
+    ///
+    /// # Errors
+    /// [`Error::ServiceAccountNotFound`].
+    pub async fn delete_service_account(&self, caller: &Principal, id: Uuid) -> Result<()> {
+        if !store::delete_service_account(&self.pool, id, self.admin_act(caller)).await? {
+            return Err(Error::ServiceAccountNotFound { id });
+        }
+        tracing::info!(service_account_id = %id, "service account deleted");
+        Ok(())
+    }
+
+    /// An access token for a service account. Failures are counted as those of sign-ins are, and the answer to a
+    /// wrong secret is that to an unknown client.
+    ///
+    /// # Errors
+    /// [`Error::ClientInvalid`]; [`Error::TooManyAttempts`] whether or not the account exists.
+    pub async fn issue_service_token(&self, request: ServiceSignIn) -> Result<AccessToken> {
+        let account = FailureKey::client(&request.client_id);
+        let address = self.limits.address.and(request.address).map(FailureKey::address);
+        let now = self.now();
+        let blocked_until = store::blocked_until(&self.pool, account, address).await?;
+        Failures { blocked_until, ..Failures::default() }.must_not_block(now)?;
+
+        let found = store::service_account_by_client_id(&self.pool, &request.client_id).await?;
+        let right = request.secret.is_one_of(found.as_ref().map(|(_, secrets)| secrets), now);
+        if let Some((found, _)) = found.filter(|_| right) {
+            store::forget_failures(&self.pool, account, now).await?;
+            // If the account is deleted or its secret rotated at this moment, the version ends this token too.
+            let issued = self.tokens.issue(found.id, Role::Service, None, found.session_version, now);
+            return issued.map_err(Error::internal);
+        }
+        let (account, address) = ((account, self.limits.account), address.zip(self.limits.address));
+        match store::count_failure(&self.pool, account, address, now).await? {
+            Some(retry_after) => Err(Error::TooManyAttempts { retry_after }),
+            None => Err(Error::ClientInvalid),
+        }
+    }
+
+    /// Whether the genuine token of `holder` is still good: nobody has deactivated, deleted or signed out its holder
+    /// since, or changed their role.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn stands(&self, holder: &Principal) -> Result<bool> {
+        let version = holder.session_version;
+        match holder.role {
+            Role::Service => store::service_token_stands(&self.pool, holder.user_id, version).await,
+            Role::Attendee | Role::Organizer | Role::Admin => {
+                store::user_token_stands(&self.pool, holder.user_id, version, holder.session_id).await
+            }
+        }
+    }
+
+    fn admin_act(&self, caller: &Principal) -> AdminAct {
+        AdminAct { entry_id: self.sources.ids.new_id(), actor_id: caller.user_id, now: self.now() }
+    }
+}
