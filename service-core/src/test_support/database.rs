@@ -4,7 +4,7 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use super::cluster::random_word;
+use super::supervisor::random_word;
 use crate::config::DatabaseConfig;
 use crate::database::connect_options;
 use crate::digest::sha256;

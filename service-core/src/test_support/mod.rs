@@ -22,13 +22,16 @@
 mod certificates;
 mod cluster;
 mod database;
+mod server;
 mod source_tree;
+mod supervisor;
 mod token_cases;
 mod token_mint;
 
 pub use certificates::{TestAuthority, TestCertificate};
 pub use cluster::TestCluster;
 pub use database::TestDatabase;
+pub use server::TestServer;
 pub use source_tree::SourceTree;
 pub use token_cases::{TokenCase, token_cases};
 pub use token_mint::{TEST_AUDIENCE, TEST_ISSUER, TokenMint};

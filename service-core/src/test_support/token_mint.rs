@@ -118,7 +118,7 @@ impl TokenMint {
             exp: now + LIFETIME,
             nbf: now,
             iat: now,
-            jti: super::cluster::random_word(),
+            jti: super::supervisor::random_word(),
             role: role.as_str().to_owned(),
             sid: None,
             sv: 1,

@@ -1,55 +1,13 @@
 //! A backend that keeps a copy from the changes alone, and is killed time and again.
 
-use std::collections::{BTreeMap, HashMap};
-
 use rand::{Rng, RngExt, SeedableRng};
 use rowlock_proto::booking::v1 as pb;
-use rowlock_proto::booking::v1::ChangeAction;
 
-use super::{Told, change};
+use super::copy::{Copy, tables};
 use crate::acts::{ask_or_queue, draft, offering_draft};
 use crate::caller::Caller;
 use crate::system::{PATIENCE, System, at_once};
 use crate::watch::next;
-
-/// What the consumer knows: each registration and entry as (event, user, seats, state).
-#[derive(Debug, Default)]
-struct Copy {
-    rows: BTreeMap<String, (String, String, i64, &'static str)>,
-    versions: HashMap<String, i64>,
-    token: String,
-}
-
-impl Copy {
-    fn apply(&mut self, told: Told) {
-        let change = change(&told);
-        let before = self.versions.insert(change.event_id.clone(), change.version).unwrap_or_default();
-        assert_eq!(change.version, before + 1, "of event {}", change.event_id);
-        let state = match change.action() {
-            ChangeAction::RegistrationCreated | ChangeAction::RegistrationConfirmed => Some("CONFIRMED"),
-            ChangeAction::RegistrationHeld => Some("HELD"),
-            ChangeAction::RegistrationCancelled | ChangeAction::WaitlistCancelled => Some("CANCELLED"),
-            ChangeAction::RegistrationExpired | ChangeAction::OfferExpired => Some("EXPIRED"),
-            ChangeAction::RegistrationCheckedIn => Some("CHECKED_IN"),
-            ChangeAction::WaitlistJoined => Some("WAITING"),
-            ChangeAction::WaitlistLeft => Some("LEFT"),
-            ChangeAction::WaitlistPromoted => Some("PROMOTED"),
-            ChangeAction::WaitlistOffered => Some("OFFERED"),
-            ChangeAction::OfferAccepted => Some("ACCEPTED"),
-            ChangeAction::OfferDeclined => Some("DECLINED"),
-            _ => None,
-        };
-        if let Some(state) = state {
-            let details: serde_json::Value = serde_json::from_str(&change.details_json).unwrap();
-            let seats = details["seats"].as_i64().expect("every change of a row tells its seats");
-            self.rows.insert(
-                change.entity_id.clone(),
-                (change.event_id.clone(), change.subject_id.clone(), seats, state),
-            );
-        }
-        self.token = told.resume_token;
-    }
-}
 
 /// What one person does, as the dice fall.
 async fn live(person: Caller, event: pb::Event, mut dice: impl Rng) {
@@ -118,9 +76,6 @@ async fn a_consumer_that_is_killed_twenty_times_has_it_all_in_the_end() {
     for event in &events[..3] {
         organizer.cancel_event(event, "").await.unwrap();
     }
-    let rows = "SELECT id::text, event_id::text, user_id::text, seats::int8, state FROM registrations
-                UNION ALL SELECT id::text, event_id::text, user_id::text, seats::int8, state FROM waitlist_entries
-                ORDER BY 1";
     // A hold may lapse while we look: then the log has more by the time the rows are read, and we read on.
     loop {
         let mut stream = consumer.stream(&copy.token, "", false).await.unwrap();
@@ -129,19 +84,11 @@ async fn a_consumer_that_is_killed_twenty_times_has_it_all_in_the_end() {
         }
         let last: Vec<(String, i64)> =
             sqlx::query_as("SELECT id::text, version FROM events").fetch_all(&system.pool).await.unwrap();
-        let table: Vec<(String, String, String, i64, String)> =
-            sqlx::query_as(rows).fetch_all(&system.pool).await.unwrap();
+        let table = tables(&system.pool).await;
         let again: Vec<(String, i64)> =
             sqlx::query_as("SELECT id::text, version FROM events").fetch_all(&system.pool).await.unwrap();
         if last == again && last.iter().all(|(event, version)| copy.versions.get(event) == Some(version)) {
-            let copied: Vec<_> = copy
-                .rows
-                .iter()
-                .map(|(id, (event, user, seats, state))| {
-                    (id.clone(), event.clone(), user.clone(), *seats, (*state).to_owned())
-                })
-                .collect();
-            assert_eq!(copied, table);
+            assert_eq!(copy.rows(), table);
             break;
         }
     }

@@ -1,0 +1,348 @@
+//! A crowd of clients that ask, queue, change their minds, and keep books.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use rowlock_proto::booking::v1 as pb;
+use rowlock_proto::booking::v1::register_response::Outcome;
+use service_core::auth::Role;
+use service_core::test_support::TokenMint;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+use uuid::Uuid;
+
+use crate::caller::Caller;
+use crate::journal::{Answer, Ask, Journal, Made, Move};
+
+/// How long clients go on asking for an answer that they did not get.
+const REPLAY: Duration = Duration::from_secs(60);
+
+/// How the crowd behaves.
+#[derive(Clone)]
+pub(crate) struct Crowd {
+    pub(crate) events: Vec<pb::Event>,
+    /// Ways to the service; each call takes one at random.
+    pub(crate) front: Vec<Channel>,
+    pub(crate) mint: Arc<TokenMint>,
+    /// People who act at the same time.
+    pub(crate) people: usize,
+    /// The longest pause of each between two calls.
+    pub(crate) pause: Duration,
+    pub(crate) deadline: Duration,
+    /// Whether calls follow the retry policy that is shipped with the contract.
+    pub(crate) retries: bool,
+}
+
+pub(crate) struct Load {
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) crowd: Crowd,
+    stop: CancellationToken,
+    people: JoinSet<()>,
+    began: Instant,
+}
+
+impl Load {
+    pub(crate) fn start(crowd: Crowd) -> Self {
+        let (journal, stop) = (Arc::new(Journal::default()), CancellationToken::new());
+        let mut people = JoinSet::new();
+        for seed in 0..crowd.people {
+            let life = Life {
+                crowd: crowd.clone(),
+                journal: Arc::clone(&journal),
+                stop: stop.clone(),
+                dice: SmallRng::seed_from_u64(seed as u64),
+            };
+            people.spawn(life.live());
+        }
+        Self { journal, crowd, stop, people, began: Instant::now() }
+    }
+
+    /// Lets everybody finish what they do. Gives the time that they were at it.
+    pub(crate) async fn end(&mut self) -> Duration {
+        self.stop.cancel();
+        while let Some(ended) = self.people.join_next().await {
+            ended.unwrap();
+        }
+        self.began.elapsed()
+    }
+
+    /// Repeats what has no answer, with the same request ids, until it has. Gives how many there were.
+    pub(crate) async fn replay(&self) -> usize {
+        let asks = self.journal.asks();
+        let asks = asks.into_iter().enumerate().filter(|(_, (_, answer))| answer.is_unknown());
+        let moves = self.journal.moves();
+        let moves = moves.into_iter().enumerate().filter(|(_, (.., answer))| answer.is_unknown());
+        let until = Instant::now() + REPLAY;
+        let places = Arc::new(tokio::sync::Semaphore::new(32));
+        let (mut tasks, mut count) = (JoinSet::new(), 0);
+        for (line, (ask, _)) in asks {
+            count += 1;
+            let (crowd, journal, places) =
+                (self.crowd.clone(), Arc::clone(&self.journal), Arc::clone(&places));
+            tasks.spawn(async move {
+                let _place = places.acquire_owned().await.unwrap();
+                let person = crowd.somebody(ask.user);
+                loop {
+                    let answer = person.ask(&crowd, ask).await;
+                    journal.answered(line, &answer);
+                    if !again(&answer) || Instant::now() > until {
+                        break;
+                    }
+                    sleep(Duration::from_millis(100)).await;
+                }
+            });
+        }
+        for (line, (user, action, made, _)) in moves {
+            count += 1;
+            let (crowd, journal, places) =
+                (self.crowd.clone(), Arc::clone(&self.journal), Arc::clone(&places));
+            tasks.spawn(async move {
+                let _place = places.acquire_owned().await.unwrap();
+                let person = crowd.somebody(user);
+                loop {
+                    let answer = person.make_move(&crowd, &journal, action, &made).await;
+                    journal.moved(line, &answer);
+                    if !again(&answer) || Instant::now() > until {
+                        break;
+                    }
+                    sleep(Duration::from_millis(100)).await;
+                }
+            });
+        }
+        while let Some(ended) = tasks.join_next().await {
+            ended.unwrap();
+        }
+        count
+    }
+}
+
+/// Whether a repetition has to be repeated: it was not even begun, or is as unknown as the call before.
+fn again(answer: &Answer) -> bool {
+    match answer {
+        Answer::Refused(reason) => {
+            ["OVERLOADED", "SHUTTING_DOWN", "IDENTITY_UNAVAILABLE"].contains(&reason.as_str())
+        }
+        Answer::Unknown(_) => true,
+        Answer::Made(_) => false,
+    }
+}
+
+impl Crowd {
+    pub(crate) fn somebody(&self, user: Uuid) -> Person {
+        // Good for longer than any fault lasts, and by clocks that go wrong.
+        let token = self.mint.token_with(
+            user,
+            Role::Attendee,
+            |claims| {
+                claims.nbf -= 900;
+                claims.exp += 900;
+            },
+            |_| {},
+        );
+        Person::new(self, Caller::new(user, &token, self.front[0].clone()))
+    }
+}
+
+fn timed<T>(deadline: Duration, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(deadline);
+    request
+}
+
+/// Somebody with a token.
+pub(crate) struct Person {
+    front: Vec<Channel>,
+    first: Caller,
+}
+
+impl Person {
+    pub(crate) fn new(crowd: &Crowd, first: Caller) -> Self {
+        Self { front: crowd.front.clone(), first }
+    }
+
+    fn caller(&self) -> Caller {
+        let way = rand::random_range(0..self.front.len());
+        Caller { channel: self.front[way].clone(), ..self.first.clone() }
+    }
+
+    /// The documented policy: UNAVAILABLE is tried four times more, after growing and random pauses, on whatever
+    /// connection comes next.
+    async fn call<T, F>(&self, crowd: &Crowd, call: impl Fn(Caller) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let mut longest = Duration::from_millis(100);
+        for _ in 0..4 {
+            match call(self.caller()).await {
+                Err(status) if crowd.retries && status.code() == tonic::Code::Unavailable => {
+                    sleep(rand::random_range(Duration::ZERO..longest)).await;
+                    longest = (longest * 2).min(Duration::from_secs(2));
+                }
+                answer => return answer,
+            }
+        }
+        call(self.caller()).await
+    }
+
+    pub(crate) async fn ask(&self, crowd: &Crowd, ask: Ask) -> Answer {
+        let hold = prost_types::Duration { seconds: 3_600, nanos: 0 };
+        let when_full = if ask.queue { pb::WhenFull::JoinWaitlist } else { pb::WhenFull::Reject };
+        let request = pb::RegisterRequest {
+            event_id: ask.event.to_string(),
+            request_id: ask.request_id.to_string(),
+            seats: Some(ask.seats),
+            hold_duration: ask.hold.then_some(hold),
+            when_full: when_full.into(),
+            ..pb::RegisterRequest::default()
+        };
+        let deadline = crowd.deadline;
+        let call = |caller: Caller| {
+            let request = timed(deadline, request.clone());
+            async move { caller.registrations().register(request).await.map(tonic::Response::into_inner) }
+        };
+        match self.call(crowd, call).await {
+            Ok(answer) => Answer::Made(match answer.outcome.unwrap() {
+                Outcome::Registration(row) => Made::registration(&row),
+                Outcome::WaitlistEntry(row) => Made::entry(&row),
+            }),
+            Err(status) => Answer::failed(&status),
+        }
+    }
+
+    pub(crate) async fn make_move(
+        &self,
+        crowd: &Crowd,
+        journal: &Journal,
+        action: Move,
+        made: &Made,
+    ) -> Answer {
+        let (id, deadline) = (made.id.to_string(), crowd.deadline);
+        let call = |caller: Caller| one_move(caller, action, id.clone(), deadline);
+        match self.call(crowd, call).await {
+            // An accepted offer has become a registration.
+            Ok(row) if action == Move::Accept => {
+                journal.accepted(self.first.id, row);
+                Answer::Made(Made { state: "ACCEPTED", ..made.clone() })
+            }
+            Ok(row) => Answer::Made(row),
+            Err(status) => Answer::failed(&status),
+        }
+    }
+
+    /// How the entry is now, if that can be learned.
+    async fn look(&self, crowd: &Crowd, made: &Made) -> Option<Made> {
+        let request = timed(crowd.deadline, pb::GetWaitlistEntryRequest { entry_id: made.id.to_string() });
+        let answer = self.caller().waitlists().get_waitlist_entry(request).await.ok()?.into_inner();
+        answer.entry.as_ref().map(Made::entry)
+    }
+}
+
+/// What is there after the move.
+async fn one_move(caller: Caller, action: Move, id: String, deadline: Duration) -> Result<Made, Status> {
+    let (mut registrations, mut waitlists) = (caller.registrations(), caller.waitlists());
+    let (registration_id, entry_id) = (id.clone(), id);
+    let registration = match action {
+        Move::Confirm => {
+            let request = timed(deadline, pb::ConfirmRegistrationRequest { registration_id });
+            registrations.confirm_registration(request).await?.into_inner().registration
+        }
+        Move::Cancel => {
+            let request = timed(deadline, pb::CancelRegistrationRequest { registration_id });
+            registrations.cancel_registration(request).await?.into_inner().registration
+        }
+        Move::Accept => {
+            let request = timed(deadline, pb::AcceptOfferRequest { entry_id });
+            waitlists.accept_offer(request).await?.into_inner().registration
+        }
+        Move::Leave => {
+            let request = timed(deadline, pb::LeaveWaitlistRequest { entry_id });
+            let entry = waitlists.leave_waitlist(request).await?.into_inner().entry.unwrap();
+            return Ok(Made::entry(&entry));
+        }
+        Move::Decline => {
+            let request = timed(deadline, pb::DeclineOfferRequest { entry_id });
+            let entry = waitlists.decline_offer(request).await?.into_inner().entry.unwrap();
+            return Ok(Made::entry(&entry));
+        }
+    };
+    Ok(Made::registration(&registration.unwrap()))
+}
+
+/// One place in the crowd: one person after the other.
+struct Life {
+    crowd: Crowd,
+    journal: Arc<Journal>,
+    stop: CancellationToken,
+    dice: SmallRng,
+}
+
+impl Life {
+    async fn live(mut self) {
+        while !self.stop.is_cancelled() {
+            let user = Uuid::from_u128(rand::random());
+            let person = self.crowd.somebody(user);
+            // Who gets what they want gives it back now and then, and asks anew.
+            while let Some(made) = self.ask(&person, user).await {
+                if !self.change_mind(&person, user, made).await || self.stop.is_cancelled() {
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn rest(&mut self) {
+        let pause = self.dice.random_range(Duration::ZERO..=self.crowd.pause);
+        sleep(pause).await;
+    }
+
+    async fn ask(&mut self, person: &Person, user: Uuid) -> Option<Made> {
+        self.rest().await;
+        let event = &self.crowd.events[self.dice.random_range(0..self.crowd.events.len())];
+        let largest = event.max_seats_per_registration.unwrap_or(1).max(1);
+        let ask = Ask {
+            event: crate::proof::id(&event.event_id),
+            user,
+            request_id: Uuid::from_u128(rand::random()),
+            seats: self.dice.random_range(1..=largest),
+            hold: self.dice.random_bool(0.2),
+            queue: self.dice.random_bool(0.6),
+        };
+        let line = self.journal.ask(ask);
+        let answer = person.ask(&self.crowd, ask).await;
+        self.journal.answered(line, &answer);
+        let Answer::Made(made) = answer else { return None };
+        // As clients do that lost the answer, at whatever replica.
+        if self.dice.random_bool(0.1)
+            && let Answer::Made(repeated) = person.ask(&self.crowd, ask).await
+            && (repeated.id, repeated.entry, repeated.seats) != (made.id, made.entry, made.seats)
+        {
+            self.journal.wrong(format!("{ask:?} was answered with {made:?} and with {repeated:?}"));
+        }
+        Some(made)
+    }
+
+    /// Whether they have nothing any more, and know it.
+    async fn change_mind(&mut self, person: &Person, user: Uuid, made: Made) -> bool {
+        self.rest().await;
+        let action = match made.state {
+            "HELD" if self.dice.random_bool(0.5) => Move::Confirm,
+            "HELD" | "CONFIRMED" if self.dice.random_bool(0.4) => Move::Cancel,
+            "WAITING" | "OFFERED" => match person.look(&self.crowd, &made).await.map(|seen| seen.state) {
+                Some("OFFERED") if self.dice.random_bool(0.6) => Move::Accept,
+                Some("OFFERED") => Move::Decline,
+                Some("WAITING") if self.dice.random_bool(0.2) => Move::Leave,
+                _ => return false,
+            },
+            _ => return false,
+        };
+        let line = self.journal.make_move(user, action, &made);
+        let answer = person.make_move(&self.crowd, &self.journal, action, &made).await;
+        self.journal.moved(line, &answer);
+        matches!(answer, Answer::Made(_)) && !matches!(action, Move::Confirm | Move::Accept)
+    }
+}

@@ -1,0 +1,31 @@
+//! Fault 1: replicas die.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::envoy::Envoy;
+use crate::proving::Ordeal;
+use crate::stage::{Stage, scale, way_to};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "a fault: deploy/local/test faults"]
+async fn replicas_that_are_killed_behind_a_proxy_lose_and_double_nothing() {
+    let mut stage = Stage::with_replicas(3).await;
+    let envoy = Envoy::start(&stage.replicas.iter().map(|replica| replica.grpc).collect::<Vec<_>>()).await;
+    // Several connections, as of several clients.
+    let front = (0..8).map(|_| way_to(envoy.address)).collect();
+    let ordeal = Ordeal::begin(&stage, stage.crowd(front).await);
+    let times = 4 * scale() as usize;
+    for _ in 0..times {
+        sleep(rand::random_range(Duration::from_millis(200)..Duration::from_millis(900))).await;
+        let victim = rand::random_range(0..3);
+        stage.stop(victim, "-KILL");
+        sleep(rand::random_range(Duration::ZERO..Duration::from_millis(500))).await;
+        stage.start(victim);
+    }
+    stage.ready().await;
+    sleep(Duration::from_millis(500)).await;
+    ordeal.prove(&stage, "1, SIGKILL of one of three replicas behind Envoy", times).await;
+    stage.end();
+}

@@ -1,0 +1,194 @@
+//! A PostgreSQL that can be broken, real replicas, and those who call them.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use booking_service::MIGRATOR;
+use rowlock_proto::booking::v1 as pb;
+use service_core::auth::Role;
+use service_core::test_support::{TestDatabase, TestServer, TokenMint};
+use sqlx::PgPool;
+use tonic::transport::{Channel, Endpoint};
+use uuid::Uuid;
+
+use crate::acts::{draft, offering_draft, party_draft};
+use crate::caller::Caller;
+use crate::child::{Serving, serve_on};
+use crate::identity::Identity;
+use crate::load::Crowd;
+use crate::system::{eventually, get};
+
+/// How much more than usual is done: `ROWLOCK_TEST_SCALE`, for the long form.
+pub(crate) fn scale() -> u32 {
+    std::env::var("ROWLOCK_TEST_SCALE").map_or(1, |scale| scale.parse().expect("a number"))
+}
+
+/// Makes of a command what a test needs it to be.
+type Edit = Box<dyn Fn(usize, &mut Command) + Send + Sync>;
+
+pub(crate) struct Stage {
+    pub(crate) server: TestServer,
+    pub(crate) database: TestDatabase,
+    pub(crate) pool: PgPool,
+    pub(crate) mint: Arc<TokenMint>,
+    pub(crate) replicas: Vec<Replica>,
+    identity: Identity,
+    /// What the replicas connect to, unless it is the database itself.
+    database_url: String,
+    edit: Edit,
+}
+
+/// One replica, at addresses that stay when it is started again.
+pub(crate) struct Replica {
+    pub(crate) grpc: SocketAddr,
+    pub(crate) http: SocketAddr,
+    serving: Option<Serving>,
+}
+
+impl Stage {
+    pub(crate) async fn with_replicas(count: usize) -> Self {
+        let mut stage = Self::empty(TestServer::start(&[])).await;
+        stage.add_replicas(count).await;
+        stage
+    }
+
+    pub(crate) async fn empty(server: TestServer) -> Self {
+        let mint = Arc::new(TokenMint::new());
+        let database = server.database("booking", &MIGRATOR).await;
+        Self {
+            pool: database.pool(4),
+            database_url: database.url.clone(),
+            identity: Identity::start(&mint).await,
+            server,
+            database,
+            mint,
+            replicas: Vec::new(),
+            edit: Box::new(|_, _| {}),
+        }
+    }
+
+    /// Replicas that start from now on are started like this; each is told its number.
+    pub(crate) fn started_with(&mut self, edit: impl Fn(usize, &mut Command) + Send + Sync + 'static) {
+        self.edit = Box::new(edit);
+    }
+
+    /// Replicas that start from now on reach the database here.
+    pub(crate) fn through(&mut self, address: SocketAddr) {
+        let (before, server) = self.database.url.rsplit_once('@').unwrap();
+        let (_, name) = server.split_once('/').unwrap();
+        self.database_url = format!("{before}@{address}/{name}");
+    }
+
+    pub(crate) async fn add_replicas(&mut self, count: usize) {
+        for _ in 0..count {
+            let [grpc, http] = [free_address(), free_address()];
+            self.replicas.push(Replica { grpc, http, serving: None });
+            self.start(self.replicas.len() - 1);
+        }
+        self.ready().await;
+    }
+
+    /// Starts a replica that does not run, and does not wait until it is ready.
+    pub(crate) fn start(&mut self, number: usize) {
+        let replica = &self.replicas[number];
+        let mut command = serve_on(replica.grpc, replica.http, &self.database_url, self.identity.address);
+        command.args(["--register-rate", "off", "--call-rate", "off"]);
+        (self.edit)(number, &mut command);
+        self.replicas[number].serving = Some(Serving::start(command));
+    }
+
+    /// Sends a signal and waits for the end. Gives the exit code, if there is one.
+    pub(crate) fn stop(&mut self, number: usize, signal: &str) -> Option<i32> {
+        let (status, log) = self.replicas[number].serving.take().unwrap().stop(signal);
+        keeps_secrets(&log, &self.database_url);
+        status.code()
+    }
+
+    /// Waits until all replicas that run are ready.
+    pub(crate) async fn ready(&self) {
+        for replica in self.replicas.iter().filter(|replica| replica.serving.is_some()) {
+            eventually(async || {
+                tokio::net::TcpStream::connect(replica.http).await.is_ok()
+                    && get(replica.http, "/readyz").await.0.contains(" 200")
+            })
+            .await;
+        }
+    }
+
+    /// Ends all replicas as SIGTERM does.
+    pub(crate) fn end(&mut self) {
+        for number in 0..self.replicas.len() {
+            if self.replicas[number].serving.is_some() {
+                assert_eq!(self.stop(number, "-TERM"), Some(0), "replica {number} ends in good order");
+            }
+        }
+    }
+
+    /// A connection of its own to each replica.
+    pub(crate) fn ways(&self) -> Vec<Channel> {
+        self.replicas.iter().map(|replica| way_to(replica.grpc)).collect()
+    }
+
+    pub(crate) fn caller(&self, role: Role, way: Channel) -> Caller {
+        let id = Uuid::from_u128(rand::random());
+        let late = |claims: &mut service_core::token::Claims| {
+            claims.nbf -= 900;
+            claims.exp += 900;
+        };
+        Caller::new(id, &self.mint.token_with(id, role, late, |_| {}), way)
+    }
+
+    /// Events of every kind: rare seats and many, queues that promote, offer, skip, and wait for whole parties.
+    pub(crate) async fn events(&self) -> Vec<pb::Event> {
+        let organizer = self.caller(Role::Organizer, way_to(self.replicas[0].grpc));
+        let days = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+        let skipping = pb::QueueDiscipline::SkipAhead.into();
+        let mut events = Vec::new();
+        for event in [
+            draft(50),
+            draft(500),
+            draft(100_000),
+            party_draft(150, 4),
+            pb::Event { queue_discipline: skipping, ..party_draft(150, 4) },
+            pb::Event { offer_ttl: days(86_400), ..offering_draft(100) },
+        ] {
+            events.push(organizer.publish_new(event).await);
+        }
+        events
+    }
+
+    /// A crowd that comes by all ways, and leaves room for others on this machine.
+    pub(crate) async fn crowd(&self, front: Vec<Channel>) -> Crowd {
+        Crowd {
+            events: self.events().await,
+            front,
+            mint: Arc::clone(&self.mint),
+            people: 32,
+            pause: Duration::from_millis(40),
+            deadline: Duration::from_secs(5),
+            retries: false,
+        }
+    }
+}
+
+/// Asserts that a log names no token, no password and nobody's address.
+pub(crate) fn keeps_secrets(log: &str, database_url: &str) {
+    let password = database_url.split_once("://").and_then(|(_, rest)| rest.split('@').next());
+    let password = password.and_then(|user| user.split_once(':')).unwrap().1;
+    for line in log.lines() {
+        assert!(!line.contains(password), "the database's password: {line}");
+        // Every JWT begins like this.
+        assert!(!line.contains("eyJ"), "a token: {line}");
+    }
+}
+
+pub(crate) fn way_to(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy()
+}
+
+/// Free a moment ago.
+pub(crate) fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
