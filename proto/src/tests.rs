@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet};
@@ -171,4 +171,56 @@ fn every_field_that_sounds_secret_is_redacted() {
             }
         }
     }
+}
+
+/// The codes after which service-config.json repeats a call, by what it is given for: `service` or `service/method`.
+fn retried_codes() -> HashMap<String, Vec<String>> {
+    let config: serde_json::Value = serde_json::from_str(include_str!("../service-config.json")).unwrap();
+    let mut codes = HashMap::new();
+    for part in config["methodConfig"].as_array().unwrap() {
+        let retried = part["retryPolicy"]["retryableStatusCodes"].as_array().cloned().unwrap_or_default();
+        let retried: Vec<String> = retried.iter().map(|code| code.as_str().unwrap().to_owned()).collect();
+        for name in part["name"].as_array().unwrap() {
+            let service = name["service"].as_str().unwrap();
+            let scope =
+                name["method"].as_str().map_or(service.to_owned(), |method| format!("{service}/{method}"));
+            assert!(codes.insert(scope.clone(), retried.clone()).is_none(), "{scope} is there twice");
+        }
+    }
+    codes
+}
+
+#[test]
+fn the_service_config_speaks_of_every_rpc_and_of_no_other() {
+    let mut codes = retried_codes();
+    let mut services = HashSet::new();
+    for file in our_files() {
+        for service in &file.service {
+            let name = format!("{}.{}", file.package(), service.name());
+            for method in &service.method {
+                let own = codes.remove(&format!("{name}/{}", method.name())).is_some();
+                assert!(own || codes.contains_key(&name), "{name}/{} is missing", method.name());
+            }
+            services.insert(name);
+        }
+    }
+    codes.retain(|scope, _| !services.contains(scope));
+    assert!(codes.is_empty(), "not in the contract: {codes:?}");
+}
+
+#[test]
+fn what_a_second_call_would_harm_is_not_repeated_when_the_first_may_have_been_done() {
+    let codes = retried_codes();
+    for method in [
+        "rowlock.identity.v1.AuthService/RefreshTokens",
+        "rowlock.identity.v1.AuthService/SignUp",
+        "rowlock.identity.v1.UserService/ChangePassword",
+        "rowlock.identity.v1.ServiceAccountService",
+        "rowlock.booking.v1.EventService/UpdateEvent",
+        "rowlock.booking.v1.EventService/DeleteEvent",
+        "rowlock.booking.v1.SimulationService",
+    ] {
+        assert!(!codes[method].contains(&"UNAVAILABLE".to_owned()), "{method}");
+    }
+    assert!(codes["rowlock.booking.v1.RegistrationService"].contains(&"UNAVAILABLE".to_owned()));
 }
