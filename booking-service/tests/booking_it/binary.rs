@@ -65,6 +65,12 @@ fn serve_fails(command: std::process::Command) -> String {
 }
 
 #[test]
+fn the_page_of_options_is_what_the_options_say() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/options/booking-service.md");
+    service_core::test_support::assert_reference(&Cli::command(), std::path::Path::new(page));
+}
+
+#[test]
 fn help_names_every_option_and_its_environment_variable() {
     let (code, out, _) = run(binary(&["--help"]));
     assert_eq!(code, 0);

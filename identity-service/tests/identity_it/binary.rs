@@ -5,7 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use clap::CommandFactory;
 use identity_service::MIGRATOR;
+use identity_service::cli::Cli;
 use rowlock_proto::identity::v1::auth_service_client::AuthServiceClient;
 use rowlock_proto::identity::v1::user_service_client::UserServiceClient;
 use rowlock_proto::identity::v1::{GetMeRequest, Role, SignInRequest, SignInResponse};
@@ -52,6 +54,12 @@ async fn connect(serving: &Serving) -> Channel {
 async fn sign_in(serving: &Serving, email: &str, password: &str) -> Result<SignInResponse, tonic::Status> {
     let request = SignInRequest { email: email.into(), password: password.into() };
     AuthServiceClient::new(connect(serving).await).sign_in(request).await.map(tonic::Response::into_inner)
+}
+
+#[test]
+fn the_page_of_options_is_what_the_options_say() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/options/identity-service.md");
+    service_core::test_support::assert_reference(&Cli::command(), std::path::Path::new(page));
 }
 
 #[test]

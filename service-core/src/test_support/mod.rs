@@ -22,6 +22,7 @@
 mod certificates;
 mod cluster;
 mod database;
+mod reference;
 mod server;
 mod source_tree;
 mod supervisor;
@@ -31,6 +32,7 @@ mod token_mint;
 pub use certificates::{TestAuthority, TestCertificate};
 pub use cluster::TestCluster;
 pub use database::TestDatabase;
+pub use reference::assert_reference;
 pub use server::TestServer;
 pub use source_tree::SourceTree;
 pub use token_cases::{TokenCase, token_cases};
