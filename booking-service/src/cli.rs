@@ -8,6 +8,8 @@ use service_core::health::HealthArgs;
 use service_core::layers::RateOption;
 use service_core::token::TokenAlgorithms;
 
+use crate::config::WhenStale;
+
 /// Rowlock's booking service: events, registrations, waitlists.
 ///
 /// Every option can also be given by the environment variable that is named beside it.
@@ -94,6 +96,31 @@ pub struct TokenArgs {
     /// The algorithms that tokens may be signed with: one or more of ES256, RS256 and EdDSA, separated by commas
     #[arg(long, env = "ROWLOCK_TOKEN_ALGORITHMS", value_name = "LIST", default_value = "ES256")]
     pub token_algorithms: Checked<TokenAlgorithms>,
+    /// Revocations.
+    #[command(flatten)]
+    pub revocations: RevocationArgs,
+}
+
+/// How tokens that identity-service has revoked are known.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Revocations")]
+pub struct RevocationArgs {
+    /// The service account by which identity-service tells its revocations; without one, a revoked access token is good
+    /// until it expires
+    #[arg(long, env = "ROWLOCK_IDENTITY_CLIENT_ID", value_name = "ID")]
+    pub identity_client_id: Option<String>,
+    /// The secret of the service account
+    #[arg(long, env = "ROWLOCK_IDENTITY_CLIENT_SECRET", value_name = "TEXT", hide_env_values = true)]
+    pub identity_client_secret: Option<String>,
+    /// A file that holds the secret, instead of --identity-client-secret
+    #[arg(long, env = "ROWLOCK_IDENTITY_CLIENT_SECRET_FILE", value_name = "PATH")]
+    pub identity_client_secret_file: Option<PathBuf>,
+    /// For how long identity-service may be silent before its revocations count as not known, 5s to 1h
+    #[arg(long, env = "ROWLOCK_REVOCATIONS_MAX_AGE", value_name = "DURATION", default_value = "30s")]
+    pub revocations_max_age: Checked<Period>,
+    /// What to do then with signed-in callers: continue or refuse
+    #[arg(long, env = "ROWLOCK_REVOCATIONS_WHEN_STALE", value_name = "POLICY", default_value = "continue")]
+    pub revocations_when_stale: Checked<WhenStale>,
 }
 
 /// How seats are given.

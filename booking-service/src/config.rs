@@ -1,17 +1,19 @@
 //! The configuration of `serve`, checked: every error is found before any is reported.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use service_core::auth::Role;
 use service_core::config::{
-    Checked, ConfigErrors, DatabaseConfig, DefaultAddresses, Period, ServerConfig, TelemetryConfig,
+    Checked, ConfigErrors, DatabaseConfig, DefaultAddresses, Period, ServerConfig, TelemetryConfig, secret,
 };
 use service_core::layers::{RateLimit, RateOption};
 use service_core::token::VerifierConfig;
 use service_core::upstream::{Upstream, UpstreamOptions};
 
-use crate::cli::{SeatingArgs, ServeArgs, TokenArgs};
+use crate::cli::{RevocationArgs, SeatingArgs, ServeArgs, TokenArgs};
+use crate::identity::ServiceAccount;
 use crate::seating::SeatingConfig;
 
 const REGISTER: &str = "/rowlock.booking.v1.RegistrationService/Register";
@@ -46,6 +48,45 @@ pub struct TokenConfig {
     pub identity: Upstream,
     /// What their tokens must be like.
     pub verify: VerifierConfig,
+    /// How tokens that identity-service has revoked are known.
+    pub revocations: RevocationConfig,
+}
+
+/// How tokens that identity-service has revoked are known.
+#[derive(Clone, Debug)]
+pub struct RevocationConfig {
+    /// As whom identity-service is asked; `None`: it is not.
+    pub account: Option<ServiceAccount>,
+    /// For how long identity-service may be silent before the knowledge is stale.
+    pub max_age: Duration,
+    /// What happens then.
+    pub when_stale: WhenStale,
+}
+
+/// What to do with tokens when it is not known which were revoked lately.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenStale {
+    /// Accept them: each expires within minutes.
+    Continue,
+    /// Refuse them all.
+    Refuse,
+}
+
+/// The word is no [`WhenStale`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected continue or refuse")]
+pub struct NotWhenStale;
+
+impl FromStr for WhenStale {
+    type Err = NotWhenStale;
+
+    fn from_str(word: &str) -> Result<Self, NotWhenStale> {
+        match word {
+            "continue" => Ok(Self::Continue),
+            "refuse" => Ok(Self::Refuse),
+            _ => Err(NotWhenStale),
+        }
+    }
 }
 
 impl ServeArgs {
@@ -100,7 +141,40 @@ impl TokenArgs {
         if let Some(algorithms) = self.token_algorithms.take(name, errors) {
             verify.algorithms = algorithms.0;
         }
-        TokenConfig { identity, verify }
+        let revocations = self.revocations.check(errors);
+        TokenConfig { identity, verify, revocations }
+    }
+}
+
+impl RevocationArgs {
+    fn check(self, errors: &mut ConfigErrors) -> RevocationConfig {
+        let secret_name = "--identity-client-secret (ROWLOCK_IDENTITY_CLIENT_SECRET)";
+        let secret_given =
+            self.identity_client_secret.is_some() || self.identity_client_secret_file.is_some();
+        let file = self.identity_client_secret_file.as_deref();
+        let client_secret = secret(secret_name, self.identity_client_secret, file, errors);
+        let client_id = self.identity_client_id.filter(|id| !id.trim().is_empty());
+        match (&client_id, secret_given) {
+            (Some(_), false) => errors.add(secret_name, "is required with a client id"),
+            (None, true) => errors
+                .add("--identity-client-id (ROWLOCK_IDENTITY_CLIENT_ID)", "is required with a client secret"),
+            (Some(_), true) | (None, false) => {}
+        }
+        let name = "--revocations-max-age (ROWLOCK_REVOCATIONS_MAX_AGE)";
+        let (shortest, longest) = (Duration::from_secs(5), Duration::from_secs(3_600));
+        let max_age = self
+            .revocations_max_age
+            .take_within(name, Period(shortest)..=Period(longest), errors)
+            .map_or(longest, |Period(age)| age);
+        let name = "--revocations-when-stale (ROWLOCK_REVOCATIONS_WHEN_STALE)";
+        let when_stale = self.revocations_when_stale.take(name, errors).unwrap_or(WhenStale::Continue);
+        if when_stale == WhenStale::Refuse && client_id.is_none() {
+            errors.add(name, "is refuse, which needs --identity-client-id: nothing would ever be accepted");
+        }
+        let account = client_id
+            .zip(client_secret)
+            .map(|(client_id, client_secret)| ServiceAccount { client_id, client_secret });
+        RevocationConfig { account, max_age, when_stale }
     }
 }
 

@@ -6,6 +6,7 @@
 //! | [`seating`] | shards, batches, transactions: how commands reach the rules and their effects the database |
 //! | [`store`] | SQL |
 //! | [`grpc`] | messages, status codes, and who may call what |
+//! | [`identity`] | identity-service as a server of ours: keys, revocations |
 //! | [`feed`] | the change log as it grows: watches and streams |
 //! | [`worker`] | what happens by itself: lapsed holds and offers, retention |
 //! | [`simulate`] | rehearsals on private copies of events |
@@ -31,6 +32,7 @@ pub mod demo;
 pub mod domain;
 pub mod feed;
 pub mod grpc;
+pub mod identity;
 pub mod seating;
 pub mod serve;
 pub mod simulate;

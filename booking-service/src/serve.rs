@@ -1,13 +1,8 @@
 //! `serve`: putting the parts together.
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use rowlock_proto::identity::v1::GetJwksRequest;
-use rowlock_proto::identity::v1::auth_service_client::AuthServiceClient;
 use service_core::clock::Clock;
 use service_core::database;
 use service_core::database_check::watch_database;
@@ -15,16 +10,15 @@ use service_core::ids::IdSource;
 use service_core::lifecycle::{Readiness, ReadinessHandle};
 use service_core::server::{GrpcServer, Listeners};
 use service_core::telemetry;
-use service_core::token::{JwksSource, KeySet, TokenVerifier, refresh_keys};
-use service_core::upstream::Upstream;
+use service_core::token::{KeySet, KnownRevocations, TokenVerifier, refresh_keys};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 use crate::MIGRATOR;
 use crate::config::ServeConfig;
 use crate::feed::Feed;
 use crate::grpc::{self, Booking};
+use crate::identity::{Keys, RevocationWatch};
 use crate::seating::Seating;
 use crate::simulate::Simulator;
 use crate::store::reading_options;
@@ -65,7 +59,9 @@ pub async fn serve(
 
     let keys = Arc::new(KeySet::new());
     let verify = config.tokens.verify;
-    let verifier = Arc::new(TokenVerifier::new(verify, Arc::clone(&keys), Arc::clone(&sources.clock)));
+    let revocations = Arc::new(KnownRevocations::new());
+    let verifier = TokenVerifier::new(verify, Arc::clone(&keys), Arc::clone(&sources.clock));
+    let verifier = Arc::new(verifier.with_revocations(Arc::clone(&revocations)));
 
     let pool = database::pool(&config.database, APPLICATION_NAME).await;
     let reading = database::connect_options(&config.database, APPLICATION_NAME);
@@ -80,6 +76,7 @@ pub async fn serve(
         simulator: Simulator::default(),
         feed: feed.clone(),
         clock: Arc::clone(&sources.clock),
+        revocations: Arc::clone(&revocations),
         draining: shutdown.clone(),
     });
     let worker = Worker {
@@ -91,6 +88,13 @@ pub async fn serve(
     let routes = grpc::routes(&booking, config.server.max_message_bytes);
     let readiness = Readiness::new();
     let (database_check, keys_check) = (readiness.register("database"), readiness.register("identity_keys"));
+    let revocation_watch = RevocationWatch {
+        identity: config.tokens.identity.clone(),
+        config: config.tokens.revocations,
+        known: Arc::clone(&revocations),
+        clock: Arc::clone(&sources.clock),
+        check: readiness.register("revocations"),
+    };
     let server = GrpcServer {
         config: config.server,
         domain: grpc::DOMAIN,
@@ -112,7 +116,7 @@ pub async fn serve(
     };
     let fetch = refresh_keys(
         Arc::clone(&keys),
-        Identity::at(&config.tokens.identity),
+        Keys::at(&config.tokens.identity),
         FETCH_KEYS_EVERY,
         FETCH_KEYS_GAP,
         stop.clone(),
@@ -122,11 +126,12 @@ pub async fn serve(
         stop.cancel();
         served
     };
-    let (served, watched, (), (), (), ()) = tokio::join!(
+    let (served, watched, (), (), (), (), ()) = tokio::join!(
         serving,
         watch,
         fetch,
         await_keys(&keys, &keys_check, &stop),
+        revocation_watch.run(stop.clone()),
         feed.run(pool.clone(), stop.clone()),
         worker.run(stop.clone()),
     );
@@ -146,20 +151,4 @@ async fn await_keys(keys: &KeySet, check: &ReadinessHandle, stop: &CancellationT
         }
     }
     check.set_ready();
-}
-
-/// identity-service as the publisher of keys.
-struct Identity(AuthServiceClient<Channel>);
-
-impl Identity {
-    fn at(upstream: &Upstream) -> Self {
-        Self(AuthServiceClient::new(upstream.channel()))
-    }
-}
-
-impl JwksSource for Identity {
-    fn fetch(&self) -> BoxFuture<'_, Result<String, Box<dyn Error + Send + Sync>>> {
-        let mut client = self.0.clone();
-        async move { Ok(client.get_jwks(GetJwksRequest {}).await?.into_inner().jwks_json) }.boxed()
-    }
 }

@@ -6,6 +6,7 @@
 //! | [`accounts`] | what the rpcs do, step by step |
 //! | [`hashing`] | Argon2id on a bounded number of threads |
 //! | [`signing`] | key files, the JWKS, access tokens |
+//! | [`revocations`] | revoked tokens as they become known to this replica |
 //! | [`store`] | SQL |
 //! | [`grpc`] | messages, status codes, and who may call what |
 //! | [`cli`], [`config`] | the command line and the checked configuration |
@@ -26,6 +27,7 @@ pub mod domain;
 pub mod grpc;
 pub mod hashing;
 mod http;
+pub mod revocations;
 pub mod serve;
 pub mod signing;
 pub mod sources;

@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 use crate::MIGRATOR;
 use crate::accounts::Accounts;
 use crate::config::ServeConfig;
-use crate::grpc;
+use crate::grpc::{self, Revocations};
 use crate::hashing::PasswordHasher;
 use crate::http;
+use crate::revocations::RevocationFeed;
 use crate::signing::AccessTokens;
 use crate::sources::Sources;
 use crate::store;
@@ -55,7 +56,9 @@ pub async fn serve(
         algorithms: ring.algorithms().to_vec(),
         ..VerifierConfig::new(&config.tokens.issuer, &config.tokens.audience)
     };
-    let verifier = Arc::new(TokenVerifier::new(verify, keys, sources.clock.clone()));
+    let feed = Arc::new(RevocationFeed::default());
+    let verifier = TokenVerifier::new(verify, keys, sources.clock.clone()).with_revocations(feed.known());
+    let verifier = Arc::new(verifier);
 
     let pool = database::pool(&config.database, APPLICATION_NAME).await;
     let accounts = Arc::new(Accounts {
@@ -74,10 +77,19 @@ pub async fn serve(
     });
 
     let max_message_bytes = config.server.max_message_bytes;
-    let routes =
-        grpc::routes(accounts, ring.clone(), verifier.clone(), config.client_address, max_message_bytes);
+    let revocations =
+        Revocations { feed: feed.clone(), clock: sources.clock.clone(), draining: shutdown.clone() };
+    let routes = grpc::routes(
+        accounts,
+        ring.clone(),
+        verifier.clone(),
+        config.client_address,
+        revocations,
+        max_message_bytes,
+    );
     let readiness = Readiness::new();
-    let database_check = readiness.register("database");
+    let (database_check, revocations_check) =
+        (readiness.register("database"), readiness.register("revocations"));
     let server = GrpcServer {
         config: config.server,
         domain: grpc::DOMAIN,
@@ -101,7 +113,12 @@ pub async fn serve(
         stop.cancel();
         watched
     };
-    let (served, watched, ()) = tokio::join!(serving, watching, keep_house(&pool, &sources, &stop));
+    let (served, watched, (), ()) = tokio::join!(
+        serving,
+        watching,
+        feed.run(&pool, sources.clock.as_ref(), &revocations_check, &stop),
+        keep_house(&pool, &sources, &stop),
+    );
     pool.close().await;
     watched?;
     served

@@ -12,6 +12,7 @@
 //! | [`config`], [`telemetry`], [`lifecycle`] | options, logs and metrics, signals and readiness |
 //! | [`server`], [`layers`] | the server stack, the same for both services |
 //! | [`tls`], [`upstream`] | certificates that may change while they are used, the way to another service |
+//! | [`stream_end`] | when a stream that would go on for ever has to end |
 //! | [`database`], [`database_check`], [`migrate`] | the pool, transactions that are retried, readiness, the schema |
 //! | [`health`] | the `health` command |
 //! | `test_support` | feature `test-support`: a throw-away PostgreSQL and a token mint |
@@ -31,6 +32,7 @@ pub mod page;
 pub mod secret;
 pub mod server;
 pub mod status;
+pub mod stream_end;
 pub mod telemetry;
 #[cfg(feature = "test-support")]
 pub mod test_support;

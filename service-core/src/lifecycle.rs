@@ -62,6 +62,8 @@ impl Shutdown {
 pub enum CheckState {
     /// It is.
     Ready,
+    /// It is, but not as it should be, for this reason. Traffic may come.
+    Degraded(String),
     /// It is not, for this reason. The reason is shown to operators: no secrets, no driver text.
     Unready(String),
 }
@@ -79,19 +81,20 @@ impl ReadinessSnapshot {
     /// Whether traffic may come: every check is ready and the shutdown has not begun.
     #[must_use]
     pub fn all_ready(&self) -> bool {
-        !self.draining && self.checks.values().all(|state| *state == CheckState::Ready)
+        !self.draining && !self.checks.values().any(|state| matches!(state, CheckState::Unready(_)))
     }
 
     /// For `/readyz`: `{"ready":false,"draining":false,"checks":{"database":"unreachable"}}`; a check that is ready says
-    /// `"ready"`.
+    /// `"ready"`, and one that is so only just says `"ready, but …"`.
     #[must_use]
     pub fn to_json(&self) -> String {
         let checks: BTreeMap<_, _> = self
             .checks
             .iter()
             .map(|(name, state)| match state {
-                CheckState::Ready => (*name, "ready"),
-                CheckState::Unready(reason) => (*name, reason.as_str()),
+                CheckState::Ready => (*name, "ready".to_owned()),
+                CheckState::Degraded(reason) => (*name, format!("ready, but {reason}")),
+                CheckState::Unready(reason) => (*name, reason.clone()),
             })
             .collect();
         serde_json::json!({ "ready": self.all_ready(), "draining": self.draining, "checks": checks })
@@ -159,6 +162,7 @@ impl Readiness {
         if changed {
             match state {
                 CheckState::Ready => tracing::info!(check = name, "ready"),
+                CheckState::Degraded(reason) => tracing::warn!(check = name, reason, "ready, but"),
                 CheckState::Unready(reason) => tracing::warn!(check = name, reason, "not ready"),
             }
         }
@@ -176,6 +180,11 @@ impl ReadinessHandle {
     /// It is there.
     pub fn set_ready(&self) {
         self.readiness.set(self.name, CheckState::Ready);
+    }
+
+    /// It is, but not as it should be. Operators see the reason, which continues "ready, but".
+    pub fn set_degraded(&self, reason: &str) {
+        self.readiness.set(self.name, CheckState::Degraded(reason.to_owned()));
     }
 
     /// It is not. Operators see the reason: no secrets, no driver text.
@@ -203,6 +212,9 @@ mod tests {
             readiness.snapshot().to_json(),
             r#"{"checks":{"database":"unreachable","keys":"ready"},"draining":false,"ready":false}"#
         );
+        database.set_degraded("slow");
+        assert!(readiness.all_ready());
+        assert!(readiness.snapshot().to_json().contains(r#""database":"ready, but slow""#));
         database.set_ready();
         readiness.drain();
         assert!(!readiness.all_ready());

@@ -37,7 +37,8 @@ pub mod reason {
     pub const RATE_LIMITED: &str = "RATE_LIMITED";
     /// UNAVAILABLE: the database cannot be reached.
     pub const DATABASE_UNAVAILABLE: &str = "DATABASE_UNAVAILABLE";
-    /// UNAVAILABLE: the keys that tokens are verified with have not been fetched yet.
+    /// UNAVAILABLE: the keys that tokens are verified with have not been fetched yet, or whether tokens were revoked is
+    /// not known.
     pub const IDENTITY_UNAVAILABLE: &str = "IDENTITY_UNAVAILABLE";
     /// UNAVAILABLE: this replica is going away; another one will answer.
     pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";

@@ -8,13 +8,13 @@ use futures_util::stream::{self, BoxStream};
 use rowlock_proto::booking::v1 as pb;
 use rowlock_proto::booking::v1::change_service_server::ChangeService;
 use service_core::page::{PageBinding, PageTokenInvalid};
+use service_core::stream_end::{StreamEnd, StreamEnded};
 use service_core::validation::Violations;
 use sqlx::PgPool;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::stream_end::StreamEnd;
 use super::{Booking, CallError, convert, list_request};
 use crate::domain::refusal::Refusal;
 use crate::feed::{Horizon, Watched};
@@ -76,7 +76,7 @@ impl Changes {
             let (mut reader, end) = open?;
             let next = tokio::select! {
                 next = reader.next() => next,
-                ended = end.reached() => Err(ended),
+                ended = end.reached() => Err(ended.into()),
             };
             match next {
                 Ok(Some(message)) => Some((Ok(message), Some((reader, end)))),
@@ -165,7 +165,7 @@ impl Reader {
                     Log::Whole(horizon) => horizon.changed().await,
                     Log::OfEvent(event) => event.seen.changed().await,
                 }
-                .map_err(|_| CallError::Draining)?;
+                .map_err(|_| CallError::Ended(StreamEnded::Draining))?;
             }
         }
     }

@@ -7,6 +7,7 @@ use service_core::auth::NoPrincipal;
 use service_core::database::unavailable;
 use service_core::page::PageTokenInvalid;
 use service_core::status::Failure;
+use service_core::stream_end::StreamEnded;
 use service_core::validation::Invalid;
 use time::format_description::well_known::Rfc3339;
 use tonic::{Code, Status};
@@ -49,12 +50,9 @@ pub enum CallError {
     /// The log does not reach back to a resume token.
     #[error("the change log no longer reaches back to this token")]
     ResumeTokenExpired,
-    /// The token that a stream was opened with has ended.
-    #[error("the access token has expired")]
-    TokenExpired,
-    /// The replica of a stream is going away.
-    #[error("this replica is shutting down")]
-    Draining,
+    /// A stream has to end: with its token, or with its replica.
+    #[error(transparent)]
+    Ended(#[from] StreamEnded),
 }
 
 impl From<CallError> for Status {
@@ -93,10 +91,7 @@ fn failure(error: CallError) -> Failure {
             "the database was lost while it confirmed: the outcome is unknown, and the same request_id tells it",
         )
         .retry_after(Duration::from_secs(1)),
-        CallError::Command(CommandError::ShuttingDown) | CallError::Draining => {
-            fail(Code::Unavailable, Reason::ShuttingDown, "this replica is shutting down")
-                .retry_after(Duration::from_millis(500))
-        }
+        CallError::Command(CommandError::ShuttingDown) => StreamEnded::Draining.failure(DOMAIN),
         CallError::Command(CommandError::Internal) => internal(),
         CallError::Store(error) => match &error {
             StoreError::Database(cause) if unavailable(cause) => {
@@ -121,7 +116,7 @@ fn failure(error: CallError) -> Failure {
         CallError::ResumeTokenExpired => {
             fail(Code::OutOfRange, Reason::ResumeTokenExpired, &error.to_string())
         }
-        CallError::TokenExpired => fail(Code::Unauthenticated, Reason::TokenExpired, &error.to_string()),
+        CallError::Ended(ended) => ended.failure(DOMAIN),
     }
 }
 

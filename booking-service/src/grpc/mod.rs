@@ -10,7 +10,6 @@ mod event_service;
 mod list_request;
 mod registration_service;
 mod simulation_service;
-mod stream_end;
 mod waitlist_service;
 mod watch;
 
@@ -20,6 +19,8 @@ use rowlock_proto::booking::v1 as pb;
 use service_core::auth::{Principal, Role, principal};
 use service_core::clock::Clock;
 use service_core::ids::IdSource;
+use service_core::stream_end::StreamEnd;
+use service_core::token::KnownRevocations;
 use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +33,6 @@ use crate::seating::Seating;
 use crate::simulate::Simulator;
 
 pub use error::{CallError, DOMAIN};
-use stream_end::StreamEnd;
 
 /// What the handlers work with.
 pub struct Booking {
@@ -48,6 +48,8 @@ pub struct Booking {
     pub feed: Feed,
     /// Tells when tokens end.
     pub clock: Arc<dyn Clock>,
+    /// Which tokens are good no longer.
+    pub revocations: Arc<KnownRevocations>,
     /// Cancelled when this replica begins to go away.
     pub draining: CancellationToken,
 }
@@ -55,8 +57,8 @@ pub struct Booking {
 impl Booking {
     /// When a stream that this request opens has to end.
     fn stream_end<T>(&self, request: &tonic::Request<T>) -> Result<StreamEnd, CallError> {
-        let expires = principal(request)?.expires;
-        Ok(StreamEnd::new(expires, self.clock.as_ref(), self.draining.clone()))
+        let (revocations, draining) = (Arc::clone(&self.revocations), self.draining.clone());
+        Ok(StreamEnd::new(principal(request)?, self.clock.as_ref(), revocations, draining))
     }
 
     /// Gives a command to its event's shard.

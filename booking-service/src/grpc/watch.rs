@@ -2,10 +2,10 @@
 
 use futures_util::stream::{self, BoxStream, StreamExt};
 use rowlock_proto::booking::v1 as pb;
+use service_core::stream_end::{StreamEnd, StreamEnded};
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
-use super::stream_end::StreamEnd;
 use super::{CallError, convert};
 use crate::domain::event::EventState;
 use crate::domain::refusal::Refusal;
@@ -33,7 +33,7 @@ pub(super) fn stream(watched: Watched, present: Seats, end: StreamEnd) -> BoxStr
         let end = watch.end.clone();
         let message = tokio::select! {
             message = watch.next() => message,
-            ended = end.reached() => Err(ended),
+            ended = end.reached() => Err(ended.into()),
         };
         match message {
             Ok(seats) => {
@@ -62,7 +62,7 @@ impl Watch {
         sleep_until(self.next).await;
         loop {
             // The sender lives as long as this watch.
-            self.watched.seen.changed().await.map_err(|_| CallError::Draining)?;
+            self.watched.seen.changed().await.map_err(|_| CallError::Ended(StreamEnded::Draining))?;
             let seen = *self.watched.seen.borrow_and_update();
             match seen {
                 Seen::Present(seats) if seats.version > self.said => return Ok(seats),

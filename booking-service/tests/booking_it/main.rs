@@ -39,6 +39,7 @@ mod outages;
 mod races;
 mod registrations;
 mod request_ids;
+mod revocations;
 mod simulate;
 mod tokens;
 mod turmoil;

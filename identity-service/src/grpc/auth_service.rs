@@ -74,7 +74,13 @@ impl AuthService for AuthRpcs {
         let token = convert::token(request.get_ref())?;
         let holder = match self.verifier.verify(token) {
             Ok(holder) => holder,
-            Err(TokenError::Invalid | TokenError::Expired | TokenError::Revoked | TokenError::NoKeys) => {
+            Err(
+                TokenError::Invalid
+                | TokenError::Expired
+                | TokenError::Revoked
+                | TokenError::NoKeys
+                | TokenError::RevocationsUnknown,
+            ) => {
                 return Ok(Response::new(IntrospectTokenResponse::default()));
             }
         };

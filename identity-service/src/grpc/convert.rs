@@ -10,8 +10,10 @@ use uuid::Uuid;
 
 use crate::accounts::{ClientSecret, ServiceSignIn, SignIn, SignUp, SignedIn};
 use crate::domain::{
-    Email, LONGEST_OVERLAP, NewPassword, Password, Result, ServiceAccount, User, display_name, sign_up_role,
+    Email, LONGEST_OVERLAP, NewPassword, Password, Result, RevokedTokens, ServiceAccount, User, display_name,
+    sign_up_role,
 };
+use crate::store::StoredRevocation;
 
 use super::client::Client;
 
@@ -202,5 +204,21 @@ pub(super) fn service_account(account: &ServiceAccount) -> proto::ServiceAccount
         create_time: Some(timestamp(account.create_time)),
         secret_create_time: Some(timestamp(account.secret_create_time)),
         old_secret_expire_time: account.old_secret_expire_time.map(timestamp),
+    }
+}
+
+/// A revocation as verifiers see one.
+pub(super) fn revocation(stored: &StoredRevocation) -> proto::Revocation {
+    let target = match stored.revocation.tokens {
+        RevokedTokens::OfSession(session_id) => proto::revocation::Target::SessionId(session_id.to_string()),
+        RevokedTokens::BelowVersion(minimum_session_version) => {
+            let user_id = stored.revocation.user_id.to_string();
+            proto::revocation::Target::User(proto::UserRevocation { user_id, minimum_session_version })
+        }
+    };
+    proto::Revocation {
+        target: Some(target),
+        revoke_time: Some(timestamp(stored.revoke_time)),
+        expire_time: Some(timestamp(stored.expire_time)),
     }
 }

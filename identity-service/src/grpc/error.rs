@@ -5,6 +5,8 @@ use std::time::Duration;
 use rowlock_proto::identity::v1::ErrorReason;
 use service_core::auth::NoPrincipal;
 use service_core::status::Failure;
+use service_core::stream_end::StreamEnded;
+use service_core::token::TokenError;
 use tonic::{Code, Status};
 
 use crate::domain::Error;
@@ -21,6 +23,11 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         failure(error).into()
     }
+}
+
+/// How a client sees the end of a stream.
+pub(super) fn ended(ended: StreamEnded) -> Status {
+    ended.failure(DOMAIN).into()
 }
 
 /// How a client sees `error`. The causes of failures that are ours are logged here, and told to nobody.
@@ -53,11 +60,7 @@ fn failure(error: Error) -> Failure {
             new(Code::ResourceExhausted, ErrorReason::TooManyAttempts, "too many failed attempts")
                 .retry_after(retry_after)
         }
-        Error::TokenRevoked => new(
-            Code::Unauthenticated,
-            ErrorReason::TokenRevoked,
-            "the access token was revoked: sign in again",
-        ),
+        Error::TokenRevoked => TokenError::Revoked.failure(DOMAIN),
         Error::MethodUnimplemented { method } => new(
             Code::Unimplemented,
             ErrorReason::MethodUnimplemented,

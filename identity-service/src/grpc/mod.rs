@@ -25,6 +25,7 @@ use crate::signing::KeyRing;
 pub use access::ACCESS;
 pub use client::ClientAddress;
 pub use error::DOMAIN;
+pub use revocation_service::Revocations;
 
 /// The services by their full names, as health checks ask for them.
 pub const SERVICE_NAMES: [&str; 4] = [
@@ -41,6 +42,7 @@ pub fn routes(
     ring: Arc<KeyRing>,
     verifier: Arc<TokenVerifier>,
     client_address: ClientAddress,
+    revocations: Revocations,
     max_message_bytes: usize,
 ) -> Routes {
     let auth = auth_service::AuthRpcs { accounts: accounts.clone(), ring, verifier, client_address };
@@ -52,7 +54,7 @@ pub fn routes(
             ServiceAccountServiceServer::new(service_accounts).max_decoding_message_size(max_message_bytes),
         )
         .add_service(
-            RevocationServiceServer::new(revocation_service::RevocationRpcs)
+            RevocationServiceServer::new(revocation_service::RevocationRpcs(revocations))
                 .max_decoding_message_size(max_message_bytes),
         )
 }

@@ -9,6 +9,7 @@ mod sweep;
 mod users;
 
 pub use failures::{FailureKey, blocked_until, count_failure};
+pub use revocations::{Look, StoredRevocation, look};
 pub use service_accounts::{
     AdminAct, NewSecret, create_service_account, delete_service_account, forget_failures, rotate_secret,
     service_account_by_client_id, service_accounts, service_token_stands, user_token_stands,

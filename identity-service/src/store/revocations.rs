@@ -1,11 +1,11 @@
-//! The table `revocations`: writing. Whoever ends a session or raises a session_version calls [`record`] in the
-//! same transaction; how readers find what is new is told in the migration.
+//! The table `revocations`. Whoever ends a session or raises a session_version calls [`record`] in the same
+//! transaction; [`look`] finds what is new.
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::domain::{Result, Revocation, RevokedTokens};
+use crate::domain::{Error, Result, Revocation, RevokedTokens};
 
 /// Stores that these tokens are refused from `now` on.
 ///
@@ -40,4 +40,97 @@ pub(super) async fn record(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// A revocation as it was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredRevocation {
+    /// Its own id.
+    pub id: i64,
+    /// Which tokens.
+    pub revocation: Revocation,
+    /// When they were revoked.
+    pub revoke_time: OffsetDateTime,
+    /// When none of them can be alive any more.
+    pub expire_time: OffsetDateTime,
+}
+
+/// What one look found.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// What is new, and some of what is not.
+    pub revocations: Vec<StoredRevocation>,
+    /// Every transaction below this id had ended: what it wrote was there to be found.
+    pub all_ended_below: i64,
+    /// The database's time when the look began. Whatever was committed before is in this look or an earlier one.
+    pub time: OffsetDateTime,
+}
+
+struct LookRow {
+    all_ended_below: i64,
+    time: OffsetDateTime,
+    id: Option<i64>,
+    user_id: Option<Uuid>,
+    session_id: Option<Uuid>,
+    minimum_session_version: Option<i64>,
+    revoke_time: Option<OffsetDateTime>,
+    expire_time: Option<OffsetDateTime>,
+}
+
+/// What was revoked by transactions from `since` on, an earlier look's `all_ended_below`, and has not expired by
+/// `now`; 0 is for everything. A transaction that was open at the earlier look and has committed since has an id
+/// from there on, so nothing is missed, whatever the order of commits. One statement: rows and snapshot belong
+/// together.
+///
+/// # Errors
+/// If the database fails.
+pub async fn look(pool: &PgPool, since: i64, now: OffsetDateTime) -> Result<Look> {
+    // The upper bound holds for every row that can be seen. It is there for the planner, who takes a range with
+    // two ends for small and uses the index, also before the table has statistics.
+    let rows = sqlx::query_as!(
+        LookRow,
+        r#"SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS "all_ended_below!",
+                  statement_timestamp() AS "time!",
+                  r.id AS "id?", r.user_id AS "user_id?", r.session_id, r.minimum_session_version,
+                  r.revoke_time AS "revoke_time?", r.expire_time AS "expire_time?"
+           FROM (SELECT) AS always
+           LEFT JOIN revocations r
+               ON r.transaction_id >= $1::bigint::text::xid8
+              AND r.transaction_id < pg_snapshot_xmax(pg_current_snapshot())
+              AND r.expire_time > $2"#,
+        since,
+        now
+    )
+    .fetch_all(pool)
+    .await?;
+    let (all_ended_below, time) = rows
+        .first()
+        .map(|row| (row.all_ended_below, row.time))
+        .ok_or_else(|| Error::internal("a look at the revocations found not even itself"))?;
+    let revocations = rows.into_iter().filter(|row| row.id.is_some()).map(TryInto::try_into);
+    Ok(Look { revocations: revocations.collect::<Result<_>>()?, all_ended_below, time })
+}
+
+impl TryFrom<LookRow> for StoredRevocation {
+    type Error = Error;
+
+    fn try_from(row: LookRow) -> Result<Self> {
+        let tokens = match (row.session_id, row.minimum_session_version) {
+            (Some(session), None) => Some(RevokedTokens::OfSession(session)),
+            (None, Some(version)) => Some(RevokedTokens::BelowVersion(version)),
+            (Some(_), Some(_)) | (None, None) => None,
+        };
+        let stored = || {
+            let revocation = Revocation { user_id: row.user_id?, tokens: tokens? };
+            Some(Self {
+                id: row.id?,
+                revocation,
+                revoke_time: row.revoke_time?,
+                expire_time: row.expire_time?,
+            })
+        };
+        stored().ok_or_else(|| {
+            Error::internal(format!("revocation {:?}: the stored target is not valid", row.id))
+        })
+    }
 }

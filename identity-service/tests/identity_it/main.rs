@@ -16,6 +16,7 @@ mod child;
 mod database;
 mod jwks;
 mod raw;
+mod revocations;
 mod rotation;
 mod server;
 mod service_accounts;

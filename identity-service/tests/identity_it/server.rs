@@ -22,7 +22,7 @@ use service_core::test_support::{TestCluster, TestDatabase};
 use time::macros::datetime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -77,12 +77,20 @@ impl TestServer {
 
     /// Waits until the server says that it serves.
     pub(crate) async fn ready(&self) {
-        let mut health = HealthClient::new(self.channel.clone());
-        let watch = async {
-            let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
-            while watch.message().await.unwrap().unwrap().status != 1 {}
-        };
-        tokio::time::timeout(PATIENCE, watch).await.expect("the server becomes ready");
+        ready(&self.channel).await;
+    }
+
+    /// Another replica: its own server, clock and connections, over the same database and with the same keys.
+    pub(crate) async fn replica(&self) -> Replica {
+        let config = self.config.clone();
+        let listeners = Listeners::bind(&config.server).await.unwrap();
+        let grpc = listeners.grpc.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let sources = Sources::with_clock(self.clock.clone());
+        tokio::spawn(Box::pin(serve(config, listeners, sources, stop.clone())));
+        let channel = Endpoint::from_shared(format!("http://{grpc}")).unwrap().connect_lazy();
+        ready(&channel).await;
+        Replica { channel, _stop: stop.drop_guard() }
     }
 
     pub(crate) fn auth(&self) -> AuthServiceClient<Channel> {
@@ -124,6 +132,21 @@ impl TestServer {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.to_ascii_lowercase(), body.to_owned())
     }
+}
+
+/// Another server over the database of a [`TestServer`]. Ends when it is dropped.
+pub(crate) struct Replica {
+    pub(crate) channel: Channel,
+    _stop: DropGuard,
+}
+
+async fn ready(channel: &Channel) {
+    let mut health = HealthClient::new(channel.clone());
+    let watch = async {
+        let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+        while watch.message().await.unwrap().unwrap().status != 1 {}
+    };
+    tokio::time::timeout(PATIENCE, watch).await.expect("the server becomes ready");
 }
 
 impl Drop for TestServer {

@@ -1,7 +1,6 @@
 //! Authentication and authorization, before the request is even read.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -17,8 +16,6 @@ use crate::token::{TokenError, TokenVerifier};
 const MAX_HEADER_BYTES: usize = 8 * 1024;
 /// Longer than any method's name.
 const MAX_METHOD_CHARS: usize = 200;
-/// The keys are tried for again and again; they come when identity-service does.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Lets a call through to its handler if its method exists and its caller may call it. The handler finds the caller with
 /// [`crate::auth::principal`].
@@ -36,12 +33,13 @@ impl Middleware for AuthLayer {
         };
         if method.access != Access::Public {
             match self.authenticate(request.headers()) {
-                Ok(principal) if method.access.allows(principal.role) => {
+                Ok(None) => return refuse(self.token_missing()),
+                Ok(Some(principal)) if method.access.allows(principal.role) => {
                     Span::current().record("user_id", tracing::field::display(principal.user_id));
                     request.extensions_mut().insert(principal);
                 }
-                Ok(_) => return refuse(self.role_required(method.access)),
-                Err(reason) => return refuse(self.unauthenticated(reason)),
+                Ok(Some(_)) => return refuse(self.role_required(method.access)),
+                Err(error) => return refuse(error.failure(self.domain)),
             }
         }
         next.run(request).await
@@ -49,23 +47,19 @@ impl Middleware for AuthLayer {
 }
 
 impl AuthLayer {
-    fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, &'static str> {
+    /// Who calls; `None` if no token was sent.
+    fn authenticate(&self, headers: &HeaderMap) -> Result<Option<Principal>, TokenError> {
         let mut given = headers.get_all(AUTHORIZATION).iter();
-        let header = given.next().ok_or(reason::TOKEN_MISSING)?;
+        let Some(header) = given.next() else { return Ok(None) };
         if given.next().is_some() || header.len() > MAX_HEADER_BYTES {
-            return Err(reason::TOKEN_INVALID);
+            return Err(TokenError::Invalid);
         }
         let (scheme, token) =
-            header.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(reason::TOKEN_INVALID)?;
+            header.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(TokenError::Invalid)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(reason::TOKEN_INVALID);
+            return Err(TokenError::Invalid);
         }
-        self.verifier.verify(token.trim_start_matches(' ')).map_err(|error| match error {
-            TokenError::Invalid => reason::TOKEN_INVALID,
-            TokenError::Expired => reason::TOKEN_EXPIRED,
-            TokenError::Revoked => reason::TOKEN_REVOKED,
-            TokenError::NoKeys => reason::IDENTITY_UNAVAILABLE,
-        })
+        self.verifier.verify(token.trim_start_matches(' ')).map(Some)
     }
 
     fn unknown_method(&self, path: &str) -> Failure {
@@ -76,23 +70,9 @@ impl AuthLayer {
             .with("method", method)
     }
 
-    fn unauthenticated(&self, why: &'static str) -> Failure {
-        let message = match why {
-            reason::TOKEN_MISSING => "this method needs an access token",
-            reason::TOKEN_EXPIRED => "the access token has expired",
-            reason::TOKEN_REVOKED => "the access token has been revoked",
-            reason::IDENTITY_UNAVAILABLE => {
-                return Failure::new(
-                    Code::Unavailable,
-                    self.domain,
-                    why,
-                    "access tokens cannot be checked yet",
-                )
-                .retry_after(RETRY_AFTER);
-            }
-            _ => "the access token is not valid",
-        };
-        Failure::new(Code::Unauthenticated, self.domain, why, message)
+    fn token_missing(&self) -> Failure {
+        let message = "this method needs an access token";
+        Failure::new(Code::Unauthenticated, self.domain, reason::TOKEN_MISSING, message)
     }
 
     fn role_required(&self, access: Access) -> Failure {

@@ -2,18 +2,15 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http_body::SizeHint;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::Status;
 use tonic::body::Body;
-use tonic::{Code, Status};
 
 use super::{Methods, Middleware, Next, PolledFrame, Request, Response, last_frame, poll_body, refuse};
-use crate::status::{Failure, reason};
-
-/// Another replica is there at once.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
+use crate::status::Failure;
+use crate::stream_end::StreamEnded;
 
 /// Ends calls with UNAVAILABLE / SHUTTING_DOWN: health and reflection streams as soon as the shutdown begins, since they
 /// never end by themselves; all others when the time for the shutdown is nearly over.
@@ -49,8 +46,7 @@ impl Middleware for DrainLayer {
 }
 
 fn shutting_down(domain: &'static str) -> Failure {
-    Failure::new(Code::Unavailable, domain, reason::SHUTTING_DOWN, "this replica is shutting down")
-        .retry_after(RETRY_AFTER)
+    StreamEnded::Draining.failure(domain)
 }
 
 struct DrainedBody {

@@ -5,6 +5,7 @@
 mod algorithms;
 mod keys;
 mod refresh;
+mod revocations;
 mod verified;
 mod verifier;
 
@@ -13,7 +14,8 @@ use serde::{Deserialize, Serialize};
 pub use algorithms::{NotAlgorithms, TokenAlgorithms};
 pub use keys::{JwksInvalid, KeySet};
 pub use refresh::{JwksSource, refresh_keys};
-pub use verifier::{Revocations, TokenError, TokenFacts, TokenVerifier, VerifierConfig};
+pub use revocations::{KnownRevocation, KnownRevocations, RevocationTarget};
+pub use verifier::{TokenError, TokenVerifier, VerifierConfig};
 
 /// The `typ` of an access token (RFC 9068).
 pub const ACCESS_TOKEN_TYP: &str = "at+jwt";

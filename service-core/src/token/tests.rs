@@ -1,7 +1,7 @@
 #![cfg(feature = "test-support")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -278,23 +278,20 @@ fn the_number_of_remembered_tokens_is_bounded() {
 
 #[test]
 fn a_revoked_token_is_refused_although_it_is_remembered() {
-    #[derive(Default)]
-    struct Switch(AtomicBool);
-    impl Revocations for Switch {
-        fn is_revoked(&self, token: &TokenFacts<'_>) -> bool {
-            assert_eq!((token.principal.user_id, token.session_version, token.issued), (USER, 1, NOW));
-            self.0.load(Ordering::Relaxed)
-        }
-    }
-    let switch = Arc::new(Switch::default());
+    let known = Arc::new(KnownRevocations::new());
     let mut bench = Bench::new();
-    bench.verifier = bench.verifier.with_revocations(switch.clone());
-    let token = bench.mint.token(USER, Role::Attendee);
-    assert!(bench.verifier.verify(&token).is_ok());
-    switch.0.store(true, Ordering::Relaxed);
-    assert_eq!(bench.verifier.verify(&token), Err(TokenError::Revoked));
-    switch.0.store(false, Ordering::Relaxed);
-    assert!(bench.verifier.verify(&token).is_ok());
+    bench.verifier = bench.verifier.with_revocations(known.clone());
+    let version = |sv| bench.mint.token_with(USER, Role::Attendee, |claims| claims.sv = sv, |_| {});
+    let (old, new) = (version(1), version(2));
+    assert!(bench.verifier.verify(&old).is_ok());
+    let target = RevocationTarget::User { user_id: USER, minimum_session_version: 2 };
+    known.add([KnownRevocation { target, expire_time: NOW + HOUR }]);
+    assert_eq!(bench.verifier.verify(&old), Err(TokenError::Revoked));
+    assert!(bench.verifier.verify(&new).is_ok());
+    known.distrust(true);
+    assert_eq!(bench.verifier.verify(&new), Err(TokenError::RevocationsUnknown));
+    known.distrust(false);
+    assert!(bench.verifier.verify(&new).is_ok());
 }
 
 #[test]

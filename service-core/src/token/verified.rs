@@ -5,7 +5,7 @@ use std::sync::{PoisonError, RwLock};
 
 use time::OffsetDateTime;
 
-use super::verifier::Verified;
+use crate::auth::Principal;
 
 const SHARDS: usize = 16;
 
@@ -18,7 +18,7 @@ pub(super) struct VerifiedTokens {
 struct Entry {
     /// The generation of the keys under which it was verified.
     generation: u64,
-    verified: Verified,
+    principal: Principal,
 }
 
 impl VerifiedTokens {
@@ -26,11 +26,11 @@ impl VerifiedTokens {
         Self { shards: std::array::from_fn(|_| RwLock::default()), per_shard: capacity.div_ceil(SHARDS) }
     }
 
-    pub(super) fn find(&self, digest: &[u8; 32], generation: u64, now: OffsetDateTime) -> Option<Verified> {
+    pub(super) fn find(&self, digest: &[u8; 32], generation: u64, now: OffsetDateTime) -> Option<Principal> {
         let shard = self.shard(digest).read().unwrap_or_else(PoisonError::into_inner);
         let entry = shard.get(digest)?;
-        let fresh = entry.generation == generation && now < entry.verified.principal.expires;
-        fresh.then(|| entry.verified.clone())
+        let fresh = entry.generation == generation && now < entry.principal.expires;
+        fresh.then(|| entry.principal.clone())
     }
 
     pub(super) fn remember(
@@ -38,14 +38,14 @@ impl VerifiedTokens {
         digest: [u8; 32],
         generation: u64,
         now: OffsetDateTime,
-        verified: Verified,
+        principal: Principal,
     ) {
-        if self.per_shard == 0 || now >= verified.principal.expires {
+        if self.per_shard == 0 || now >= principal.expires {
             return;
         }
         let mut shard = self.shard(&digest).write().unwrap_or_else(PoisonError::into_inner);
         if shard.len() >= self.per_shard {
-            shard.retain(|_, entry| entry.generation == generation && now < entry.verified.principal.expires);
+            shard.retain(|_, entry| entry.generation == generation && now < entry.principal.expires);
         }
         if shard.len() >= self.per_shard {
             // All in use: half of them go, whichever. Dropping one at a time would sweep the whole shard for each.
@@ -55,7 +55,7 @@ impl VerifiedTokens {
                 keep
             });
         }
-        shard.insert(digest, Entry { generation, verified });
+        shard.insert(digest, Entry { generation, principal });
     }
 
     #[cfg(all(test, feature = "test-support"))]

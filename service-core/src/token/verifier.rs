@@ -7,30 +7,54 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use time::OffsetDateTime;
+use tonic::Code;
 use uuid::Uuid;
 
 use super::keys::KeySet;
+use super::revocations::KnownRevocations;
 use super::verified::VerifiedTokens;
 use super::{ACCESS_TOKEN_TYP, Claims};
 use crate::auth::Principal;
 use crate::clock::Clock;
 use crate::digest::sha256;
+use crate::status::{Failure, reason};
+
+/// What is missing is tried for again and again; it comes when identity-service does.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Malformed, badly signed, of an unknown key, of another kind, not valid yet, or for somebody else.
-    #[error("the access token is invalid")]
+    #[error("the access token is not valid")]
     Invalid,
     /// It was good once.
     #[error("the access token has expired")]
     Expired,
     /// It was withdrawn before its time.
-    #[error("the access token was revoked")]
+    #[error("the access token has been revoked")]
     Revoked,
     /// It may be good: the issuer's keys have not been fetched yet.
     #[error("access tokens cannot be checked yet")]
     NoKeys,
+    /// It was good once; whether it was revoked since is not known.
+    #[error("access tokens cannot be checked now")]
+    RevocationsUnknown,
+}
+
+impl TokenError {
+    /// As the client of a service sees it; `domain` such as `booking.rowlock`.
+    #[must_use]
+    pub fn failure(self, domain: &'static str) -> Failure {
+        let (code, why) = match self {
+            Self::Invalid => (Code::Unauthenticated, reason::TOKEN_INVALID),
+            Self::Expired => (Code::Unauthenticated, reason::TOKEN_EXPIRED),
+            Self::Revoked => (Code::Unauthenticated, reason::TOKEN_REVOKED),
+            Self::NoKeys | Self::RevocationsUnknown => (Code::Unavailable, reason::IDENTITY_UNAVAILABLE),
+        };
+        let failure = Failure::new(code, domain, why, self.to_string());
+        if code == Code::Unavailable { failure.retry_after(RETRY_AFTER) } else { failure }
+    }
 }
 
 /// What a verifier accepts.
@@ -62,37 +86,12 @@ impl VerifierConfig {
     }
 }
 
-/// What decides whether a valid token was revoked since.
-#[derive(Clone, Copy, Debug)]
-pub struct TokenFacts<'a> {
-    /// Whose token it is.
-    pub principal: &'a Principal,
-    /// Claim `sv`.
-    pub session_version: i64,
-    /// Claim `iat`.
-    pub issued: OffsetDateTime,
-}
-
-/// Knows which tokens were revoked. Asked for every call, so it must answer from memory.
-pub trait Revocations: Send + Sync + 'static {
-    /// Whether the token of these facts must be refused.
-    fn is_revoked(&self, token: &TokenFacts<'_>) -> bool;
-}
-
-/// A token that was found valid.
-#[derive(Clone)]
-pub(super) struct Verified {
-    pub(super) principal: Principal,
-    session_version: i64,
-    issued: OffsetDateTime,
-}
-
 /// Verifies access tokens, offline and without I/O.
 pub struct TokenVerifier {
     config: VerifierConfig,
     keys: Arc<KeySet>,
     clock: Arc<dyn Clock>,
-    revocations: Option<Arc<dyn Revocations>>,
+    revocations: Option<Arc<KnownRevocations>>,
     remembered: VerifiedTokens,
 }
 
@@ -106,7 +105,7 @@ impl TokenVerifier {
 
     /// Also asks `revocations` about every token, remembered or not.
     #[must_use]
-    pub fn with_revocations(mut self, revocations: Arc<dyn Revocations>) -> Self {
+    pub fn with_revocations(mut self, revocations: Arc<KnownRevocations>) -> Self {
         self.revocations = Some(revocations);
         self
     }
@@ -120,27 +119,22 @@ impl TokenVerifier {
         let digest = sha256(&[token.as_bytes()]);
         // Read before the keys: if they change in between, what is remembered is verified again.
         let generation = self.keys.generation();
-        let verified = match self.remembered.find(&digest, generation, now) {
-            Some(verified) => {
+        let principal = match self.remembered.find(&digest, generation, now) {
+            Some(principal) => {
                 metrics::counter!("token_verifications_total", "outcome" => "remembered").increment(1);
-                verified
+                principal
             }
             None => {
                 metrics::counter!("token_verifications_total", "outcome" => "checked").increment(1);
-                let verified = self.check(token, now)?;
-                self.remembered.remember(digest, generation, now, verified.clone());
-                verified
+                let principal = self.check(token, now)?;
+                self.remembered.remember(digest, generation, now, principal.clone());
+                principal
             }
         };
-        let facts = TokenFacts {
-            principal: &verified.principal,
-            session_version: verified.session_version,
-            issued: verified.issued,
-        };
-        if self.revocations.as_ref().is_some_and(|revocations| revocations.is_revoked(&facts)) {
-            return Err(TokenError::Revoked);
+        if let Some(revocations) = &self.revocations {
+            revocations.judge(&principal)?;
         }
-        Ok(verified.principal)
+        Ok(principal)
     }
 
     #[cfg(all(test, feature = "test-support"))]
@@ -148,10 +142,10 @@ impl TokenVerifier {
         self.remembered.len()
     }
 
-    fn check(&self, token: &str, now: OffsetDateTime) -> Result<Verified, TokenError> {
+    fn check(&self, token: &str, now: OffsetDateTime) -> Result<Principal, TokenError> {
         let claims = self.signed_claims(token)?;
         self.in_time(&claims, now)?;
-        verified(&claims).ok_or(TokenError::Invalid)
+        principal(&claims).ok_or(TokenError::Invalid)
     }
 
     /// The claims, if the header is acceptable, the signature is good and issuer and audience are right. Of the header
@@ -219,8 +213,8 @@ fn instant(seconds: i64) -> Result<OffsetDateTime, TokenError> {
     OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| TokenError::Invalid)
 }
 
-fn verified(claims: &Claims) -> Option<Verified> {
-    let principal = Principal {
+fn principal(claims: &Claims) -> Option<Principal> {
+    Some(Principal {
         user_id: Uuid::try_parse(&claims.sub).ok()?,
         role: claims.role.parse().ok()?,
         session_id: match &claims.sid {
@@ -229,6 +223,5 @@ fn verified(claims: &Claims) -> Option<Verified> {
         },
         session_version: claims.sv,
         expires: instant(claims.exp).ok()?,
-    };
-    Some(Verified { principal, session_version: claims.sv, issued: instant(claims.iat).ok()? })
+    })
 }

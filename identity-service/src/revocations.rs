@@ -1,0 +1,196 @@
+//! Revocations as they become known to this replica, whichever replica wrote them: one reader of the table, for the
+//! own verifier and for every stream.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use service_core::clock::Clock;
+use service_core::lifecycle::ReadinessHandle;
+use service_core::token::{KnownRevocation, KnownRevocations, RevocationTarget};
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::RevokedTokens;
+use crate::store::{self, Look, StoredRevocation};
+
+/// How often the table is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How long to wait after a look that failed.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What this replica knows, and who listens.
+#[derive(Debug)]
+pub struct RevocationFeed {
+    known: Arc<KnownRevocations>,
+    arrived: Mutex<Arrived>,
+    /// `None` until the first look.
+    complete_to: watch::Sender<Option<OffsetDateTime>>,
+}
+
+/// Revocations in the order in which this replica learned of them, without those that have expired.
+#[derive(Debug, Default)]
+struct Arrived {
+    /// How many have expired.
+    gone: u64,
+    revocations: VecDeque<StoredRevocation>,
+    ids: HashSet<i64>,
+}
+
+impl Default for RevocationFeed {
+    fn default() -> Self {
+        Self {
+            known: Arc::new(KnownRevocations::new()),
+            arrived: Mutex::default(),
+            complete_to: watch::Sender::new(None),
+        }
+    }
+}
+
+impl RevocationFeed {
+    /// For verifiers of this process.
+    pub fn known(&self) -> Arc<KnownRevocations> {
+        self.known.clone()
+    }
+
+    /// After every look: everything that was committed before this time, by the database's clock, has become known.
+    /// `None` before the first look.
+    pub fn complete_to(&self) -> watch::Receiver<Option<OffsetDateTime>> {
+        self.complete_to.subscribe()
+    }
+
+    /// What became known after the first `count`, without what has expired, and how many are known now.
+    pub fn after(&self, count: u64) -> (Vec<StoredRevocation>, u64) {
+        let arrived = self.arrived();
+        let skip = usize::try_from(count.saturating_sub(arrived.gone)).unwrap_or(usize::MAX);
+        (arrived.revocations.iter().skip(skip).copied().collect(), arrived.count())
+    }
+
+    /// Looks at the table again and again, until `stop`. Ready after the first look: before it, tokens that were
+    /// revoked would pass.
+    pub async fn run(
+        &self,
+        pool: &PgPool,
+        clock: &dyn Clock,
+        check: &ReadinessHandle,
+        stop: &CancellationToken,
+    ) {
+        check.set_unready("revocations have not been read yet");
+        let looking = async {
+            let mut since = 0;
+            loop {
+                match store::look(pool, since, clock.now()).await {
+                    // Transaction ids only rise: this is another cluster, such as a standby that lacks the end.
+                    Ok(look) if look.all_ended_below < since => since = 0,
+                    Ok(look) => {
+                        since = look.all_ended_below;
+                        self.learn(look, clock.now());
+                        check.set_ready();
+                        sleep(LOOK_EVERY).await;
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "revocations cannot be read now");
+                        // Whatever is there next time may be another server.
+                        since = 0;
+                        sleep(PAUSE).await;
+                    }
+                }
+            }
+        };
+        stop.run_until_cancelled(looking).await;
+    }
+
+    fn learn(&self, look: Look, now: OffsetDateTime) {
+        let mut arrived = self.arrived();
+        let news: Vec<_> =
+            look.revocations.into_iter().filter(|stored| arrived.ids.insert(stored.id)).collect();
+        self.known.add(news.iter().map(known));
+        arrived.revocations.extend(news);
+        if arrived.forget_expired(now) {
+            self.known.forget_expired(now);
+        }
+        drop(arrived);
+        self.complete_to.send_replace(Some(look.time));
+    }
+
+    fn arrived(&self) -> MutexGuard<'_, Arrived> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Arrived {
+    fn count(&self) -> u64 {
+        self.gone + u64::try_from(self.revocations.len()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether there was any. They live equally long, so the first to come are the first to go, or nearly.
+    fn forget_expired(&mut self, now: OffsetDateTime) -> bool {
+        let before = self.gone;
+        while let Some(expired) = self.revocations.pop_front_if(|first| first.expire_time <= now) {
+            self.ids.remove(&expired.id);
+            self.gone += 1;
+        }
+        self.gone > before
+    }
+}
+
+fn known(stored: &StoredRevocation) -> KnownRevocation {
+    let target = match stored.revocation.tokens {
+        RevokedTokens::OfSession(session) => RevocationTarget::Session(session),
+        RevokedTokens::BelowVersion(minimum_session_version) => {
+            RevocationTarget::User { user_id: stored.revocation.user_id, minimum_session_version }
+        }
+    };
+    KnownRevocation { target, expire_time: stored.expire_time }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::Revocation;
+
+    const NOW: OffsetDateTime = datetime!(2026-01-01 12:00 UTC);
+
+    fn look(ids: &[i64], expire_time: OffsetDateTime) -> Look {
+        let stored = |id| StoredRevocation {
+            id,
+            revocation: Revocation { user_id: Uuid::nil(), tokens: RevokedTokens::BelowVersion(id) },
+            revoke_time: NOW,
+            expire_time,
+        };
+        Look { revocations: ids.iter().map(|id| stored(*id)).collect(), all_ended_below: 9, time: NOW }
+    }
+
+    fn ids(feed: &RevocationFeed, count: u64) -> Vec<i64> {
+        feed.after(count).0.iter().map(|stored| stored.id).collect()
+    }
+
+    #[test]
+    fn what_a_look_finds_again_is_told_once_and_what_was_late_is_told_then() {
+        let feed = RevocationFeed::default();
+        let later = NOW + Duration::from_secs(60);
+        feed.learn(look(&[1, 3], later), NOW);
+        assert_eq!(feed.after(0).1, 2);
+        feed.learn(look(&[3, 2, 4], later), NOW);
+        assert_eq!((ids(&feed, 0), ids(&feed, 2)), (vec![1, 3, 2, 4], vec![2, 4]));
+        assert_eq!(feed.after(0).1, 4);
+        assert!(ids(&feed, 4).is_empty());
+    }
+
+    #[test]
+    fn what_has_expired_is_forgotten_and_the_counting_goes_on() {
+        let feed = RevocationFeed::default();
+        let later = NOW + Duration::from_secs(60);
+        feed.learn(look(&[1, 2], NOW), NOW - Duration::from_secs(1));
+        feed.learn(look(&[3], later), NOW);
+        assert_eq!((ids(&feed, 0), ids(&feed, 2)), (vec![3], vec![3]));
+        assert!(ids(&feed, 3).is_empty());
+        assert_eq!(feed.after(0).1, 3);
+    }
+}
