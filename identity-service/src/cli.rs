@@ -82,6 +82,9 @@ pub struct TokenArgs {
     /// How long a refresh token lives unused, 1m to 365d
     #[arg(long, env = "ROWLOCK_REFRESH_TOKEN_LIFETIME", value_name = "DURATION", default_value = "30d")]
     pub refresh_token_lifetime: Checked<Period>,
+    /// How long a session lives however often it is refreshed, 1m to 3650d
+    #[arg(long, env = "ROWLOCK_SESSION_LIFETIME", value_name = "DURATION", default_value = "90d")]
+    pub session_lifetime: Checked<Period>,
 }
 
 /// Passwords: Argon2id.

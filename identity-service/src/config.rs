@@ -8,7 +8,7 @@ use service_core::config::{
 
 use crate::accounts::SignInLimits;
 use crate::cli::{HashArgs, ServeArgs, SignInArgs, TokenArgs};
-use crate::domain::{Backoff, LONGEST_ACCESS_TOKEN_LIFETIME};
+use crate::domain::{Backoff, LONGEST_ACCESS_TOKEN_LIFETIME, SessionLifetimes};
 use crate::grpc::ClientAddress;
 use crate::hashing::{HashCost, HashLimits};
 use crate::signing::KeyDir;
@@ -54,8 +54,8 @@ pub struct TokenConfig {
     pub audience: String,
     /// How long an access token lives.
     pub access_lifetime: Duration,
-    /// How long a refresh token lives unused.
-    pub refresh_lifetime: Duration,
+    /// How long sessions live.
+    pub sessions: SessionLifetimes,
 }
 
 /// What hashes cost, and how many run.
@@ -105,12 +105,14 @@ impl TokenArgs {
         let access_lifetime =
             period(name, self.access_token_lifetime, 10, LONGEST_ACCESS_TOKEN_LIFETIME.as_secs(), errors);
         let name = "--refresh-token-lifetime (ROWLOCK_REFRESH_TOKEN_LIFETIME)";
-        let refresh_lifetime = period(name, self.refresh_token_lifetime, 60, 365 * 86_400, errors);
+        let idle = period(name, self.refresh_token_lifetime, 60, 365 * 86_400, errors);
+        let name = "--session-lifetime (ROWLOCK_SESSION_LIFETIME)";
+        let absolute = period(name, self.session_lifetime, 60, 3_650 * 86_400, errors);
         let tokens = TokenConfig {
             issuer: self.token_issuer,
             audience: self.token_audience,
             access_lifetime,
-            refresh_lifetime,
+            sessions: SessionLifetimes { idle, absolute },
         };
         (KeyDir::new(self.keys_dir.unwrap_or_default(), group_may_read), tokens)
     }

@@ -71,7 +71,7 @@ pub async fn serve(
             config.tokens.audience,
             config.tokens.access_lifetime,
         ),
-        refresh_lifetime: config.tokens.refresh_lifetime,
+        sessions: config.tokens.sessions,
         limits: config.sign_in,
         sources: sources.clone(),
     });

@@ -4,7 +4,7 @@ use service_core::auth::Role;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::domain::{Email, Error, NewPassword, NewUser, Result};
+use crate::domain::{Act, Email, Error, NewPassword, NewUser, Result};
 use crate::hashing::PasswordHasher;
 use crate::sources::Sources;
 use crate::store::{self, FailureKey};
@@ -53,7 +53,8 @@ pub async fn create_admin(
         role: Role::Admin,
         create_time: sources.clock.now(),
     };
-    match store::create_user(pool, &user).await {
+    let act = Act { entry_id: sources.ids.new_id(), actor_id: None, time: user.create_time };
+    match store::create_user(pool, &user, Some(act)).await {
         Ok(user) => return Ok(AdminCreated::Created(user.id)),
         Err(Error::EmailTaken) => {}
         Err(error) => return Err(error),
@@ -61,8 +62,7 @@ pub async fn create_admin(
     let vanished = || Error::internal("the user vanished");
     if reset {
         let account = FailureKey::account(&user.email);
-        let id =
-            store::reset_to_admin(pool, account, &user.email, &user.password_hash, user.create_time).await?;
+        let id = store::reset_to_admin(pool, account, &user.email, &user.password_hash, act).await?;
         return id.map(AdminCreated::Reset).ok_or_else(vanished);
     }
     let found = store::credentials_by_email(pool, &user.email).await?.ok_or_else(vanished)?.user;

@@ -2,29 +2,32 @@
 //! means.
 
 mod admin;
+mod attempts;
+mod change_password;
 mod client_secret;
 mod refresh_token;
 mod service_accounts;
+mod sessions;
 mod sign_in;
 mod sign_up;
+mod users;
 
-use std::time::Duration;
-
-use service_core::auth::Principal;
 use sqlx::PgPool;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
-use crate::domain::{Backoff, Error, Result, User};
+use crate::domain::{Act, Backoff, Error, SessionLifetimes};
 use crate::hashing::{HashError, PasswordHasher};
 use crate::signing::AccessTokens;
 use crate::sources::{NoEntropy, Sources};
-use crate::store;
 
 pub use admin::{AdminCreated, NewAdmin, create_admin};
+pub use change_password::ChangePassword;
 pub use client_secret::ClientSecret;
 pub use refresh_token::RefreshToken;
 pub use service_accounts::ServiceSignIn;
-pub use sign_in::{SignIn, SignedIn};
+pub use sessions::SessionTokens;
+pub use sign_in::SignIn;
 pub use sign_up::SignUp;
 
 /// How failed sign-ins slow the next ones down.
@@ -44,8 +47,8 @@ pub struct Accounts {
     pub hasher: PasswordHasher,
     /// Issues access tokens.
     pub tokens: AccessTokens,
-    /// How long a refresh token lives unused.
-    pub refresh_lifetime: Duration,
+    /// How long sessions live.
+    pub sessions: SessionLifetimes,
     /// How failed sign-ins slow the next ones down.
     pub limits: SignInLimits,
     /// Time, ids and randomness.
@@ -53,21 +56,15 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// The user who calls.
-    ///
-    /// # Errors
-    /// [`Error::TokenRevoked`] if the user was deactivated since the token was issued.
-    pub async fn me(&self, caller: &Principal) -> Result<User> {
-        store::user_by_id(&self.pool, caller.user_id)
-            .await?
-            .filter(|user| user.active)
-            .ok_or(Error::TokenRevoked)
-    }
-
     /// The present in microseconds, as PostgreSQL keeps it: what is told now is what is read later.
     fn now(&self) -> OffsetDateTime {
         let now = self.sources.clock.now();
         now.replace_nanosecond(now.microsecond() * 1_000).unwrap_or(now)
+    }
+
+    /// Something that is done now; `actor_id` as in [`Act`].
+    fn act(&self, actor_id: Option<Uuid>) -> Act {
+        Act { entry_id: self.sources.ids.new_id(), actor_id, time: self.now() }
     }
 }
 

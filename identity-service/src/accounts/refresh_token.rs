@@ -9,6 +9,8 @@ use crate::sources::{Entropy, NoEntropy};
 
 /// Lets people, and scanners for leaked secrets, see what it is.
 const PREFIX: &str = "rowlock_refresh_";
+/// 256 bits in Base64.
+const BITS_CHARS: usize = 43;
 
 /// A refresh token: 256 random bits. The database has its digest only; a plain one is enough, since nobody
 /// can try them all.
@@ -24,6 +26,13 @@ impl RefreshToken {
         let mut bits = [0; 32];
         entropy.fill(&mut bits)?;
         Ok(Self(Secret::new(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bits)))))
+    }
+
+    /// One that a client brought. `None` if it cannot be one.
+    #[must_use]
+    pub fn presented(text: &str) -> Option<Self> {
+        let bits = text.strip_prefix(PREFIX)?;
+        (bits.len() == BITS_CHARS).then(|| Self(Secret::new(text)))
     }
 
     /// What the client gets.
@@ -52,7 +61,10 @@ mod tests {
         );
         assert_ne!(a.expose(), b.expose());
         assert_ne!(a.digest(), b.digest());
-        assert_eq!(a.expose().len(), PREFIX.len() + 43);
+        assert_eq!(RefreshToken::presented(a.expose()).map(|same| same.digest()), Some(a.digest()));
+        for wrong in ["", PREFIX, &a.expose()[1..], &format!("{}x", a.expose()), &"x".repeat(100_000)] {
+            assert!(RefreshToken::presented(wrong).is_none());
+        }
         assert_eq!(format!("{a:?}"), "RefreshToken([secret])");
     }
 }

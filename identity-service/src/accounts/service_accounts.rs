@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use super::client_secret::new_client_id;
 use super::{Accounts, ClientSecret};
-use crate::domain::{Error, Failures, NewServiceAccount, Result, ServiceAccount};
+use crate::domain::{Error, NewServiceAccount, Result, ServiceAccount};
 use crate::signing::AccessToken;
-use crate::store::{self, AdminAct, FailureKey, NewSecret};
+use crate::store::{self, FailureKey, NewSecret};
 
 /// What a backend presents for an access token.
 #[derive(Clone, Debug)]
@@ -41,7 +41,8 @@ impl Accounts {
             display_name,
             secret_hash: secret.digest(),
         };
-        let account = store::create_service_account(&self.pool, &account, self.admin_act(caller)).await?;
+        let account =
+            store::create_service_account(&self.pool, &account, self.act(Some(caller.user_id))).await?;
         tracing::info!(service_account_id = %account.id, "service account created");
         Ok((account, secret))
     }
@@ -66,8 +67,8 @@ impl Accounts {
         overlap: Option<Duration>,
     ) -> Result<(ServiceAccount, ClientSecret)> {
         let secret = ClientSecret::generate(self.sources.entropy.as_ref())?;
-        let act = self.admin_act(caller);
-        let old_until = overlap.filter(|overlap| !overlap.is_zero()).map(|overlap| act.now + overlap);
+        let act = self.act(Some(caller.user_id));
+        let old_until = overlap.filter(|overlap| !overlap.is_zero()).map(|overlap| act.time + overlap);
         let new = NewSecret { hash: secret.digest(), old_until };
         let account = store::rotate_secret(&self.pool, id, new, act).await?;
         let account = account.ok_or(Error::ServiceAccountNotFound { id })?;
@@ -80,7 +81,7 @@ impl Accounts {
     /// # Errors
     /// [`Error::ServiceAccountNotFound`].
     pub async fn delete_service_account(&self, caller: &Principal, id: Uuid) -> Result<()> {
-        if !store::delete_service_account(&self.pool, id, self.admin_act(caller)).await? {
+        if !store::delete_service_account(&self.pool, id, self.act(Some(caller.user_id))).await? {
             return Err(Error::ServiceAccountNotFound { id });
         }
         tracing::info!(service_account_id = %id, "service account deleted");
@@ -93,25 +94,19 @@ impl Accounts {
     /// # Errors
     /// [`Error::ClientInvalid`]; [`Error::TooManyAttempts`] whether or not the account exists.
     pub async fn issue_service_token(&self, request: ServiceSignIn) -> Result<AccessToken> {
-        let account = FailureKey::client(&request.client_id);
-        let address = self.limits.address.and(request.address).map(FailureKey::address);
+        let keys = self.keys(FailureKey::client(&request.client_id), request.address);
+        self.may_attempt(keys).await?;
         let now = self.now();
-        let blocked_until = store::blocked_until(&self.pool, account, address).await?;
-        Failures { blocked_until, ..Failures::default() }.must_not_block(now)?;
-
         let found = store::service_account_by_client_id(&self.pool, &request.client_id).await?;
         let right = request.secret.is_one_of(found.as_ref().map(|(_, secrets)| secrets), now);
+        let subject_id = found.as_ref().map(|(account, _)| account.id);
         if let Some((found, _)) = found.filter(|_| right) {
-            store::forget_failures(&self.pool, account, now).await?;
+            store::forget_failures(&self.pool, keys.account, now).await?;
             // If the account is deleted or its secret rotated at this moment, the version ends this token too.
             let issued = self.tokens.issue(found.id, Role::Service, None, found.session_version, now);
             return issued.map_err(Error::internal);
         }
-        let (account, address) = ((account, self.limits.account), address.zip(self.limits.address));
-        match store::count_failure(&self.pool, account, address, now).await? {
-            Some(retry_after) => Err(Error::TooManyAttempts { retry_after }),
-            None => Err(Error::ClientInvalid),
-        }
+        Err(self.failed_attempt(keys, subject_id, Error::ClientInvalid).await)
     }
 
     /// Whether the genuine token of `holder` is still good: nobody has deactivated, deleted or signed out its holder
@@ -127,9 +122,5 @@ impl Accounts {
                 store::user_token_stands(&self.pool, holder.user_id, version, holder.session_id).await
             }
         }
-    }
-
-    fn admin_act(&self, caller: &Principal) -> AdminAct {
-        AdminAct { entry_id: self.sources.ids.new_id(), actor_id: caller.user_id, now: self.now() }
     }
 }

@@ -7,15 +7,14 @@
 
 use std::net::IpAddr;
 
-use time::OffsetDateTime;
+use uuid::Uuid;
 
-use super::{Accounts, RefreshToken};
-use crate::domain::{Email, Error, Failures, Password, Result, User};
-use crate::signing::AccessToken;
+use super::{Accounts, RefreshToken, SessionTokens};
+use crate::domain::{Email, Error, Password, Result};
 use crate::store::{self, Credentials, FailureKey, NewSession};
 
-/// How often a sign-in begins anew because the account was changed while its password was judged.
-const TRIES: usize = 3;
+/// How often an attempt begins anew because the account was changed while its password was judged.
+pub(super) const TRIES: usize = 3;
 
 /// Who wants to sign in.
 #[derive(Clone, Debug)]
@@ -30,48 +29,29 @@ pub struct SignIn {
     pub user_agent: String,
 }
 
-/// A session that began.
-#[derive(Clone, Debug)]
-pub struct SignedIn {
-    /// The access token.
-    pub access: AccessToken,
-    /// The refresh token.
-    pub refresh: RefreshToken,
-    /// When the refresh token lapses.
-    pub refresh_expire_time: OffsetDateTime,
-    /// Who signed in.
-    pub user: User,
-}
-
 impl Accounts {
     /// Begins a session.
     ///
     /// # Errors
     /// [`Error::CredentialsInvalid`] for an unknown address, a wrong password and a deactivated user alike,
     /// after the same time; [`Error::TooManyAttempts`] whether or not the account exists.
-    pub async fn sign_in(&self, request: SignIn) -> Result<SignedIn> {
-        let account = FailureKey::account(&request.email);
-        let address = self.limits.address.and(request.address).map(FailureKey::address);
+    pub async fn sign_in(&self, request: SignIn) -> Result<SessionTokens> {
+        let keys = self.keys(FailureKey::account(&request.email), request.address);
+        let mut subject_id: Option<Uuid> = None;
         for _ in 0..TRIES {
-            let now = self.now();
-            let blocked_until = store::blocked_until(&self.pool, account, address).await?;
-            Failures { blocked_until, ..Failures::default() }.must_not_block(now)?;
-
+            self.may_attempt(keys).await?;
             let found = store::credentials_by_email(&self.pool, &request.email).await?;
+            subject_id = found.as_ref().map(|found| found.user.id);
             let stored = found.as_ref().map(|found| found.password_hash.as_str());
             let right = self.hasher.verify(request.password.clone(), stored).await?;
             let Some(found) = found.filter(|found| right && found.user.active) else { break };
-            if let Some(signed_in) = self.begin_session(account, &found, &request.user_agent).await? {
+            if let Some(tokens) = self.begin_session(keys.account, &found, &request.user_agent).await? {
                 self.renew_hash(&found, request.password).await;
                 tracing::info!(user_id = %found.user.id, "signed in");
-                return Ok(signed_in);
+                return Ok(tokens);
             }
         }
-        let (account, address) = ((account, self.limits.account), address.zip(self.limits.address));
-        match store::count_failure(&self.pool, account, address, self.now()).await? {
-            Some(retry_after) => Err(Error::TooManyAttempts { retry_after }),
-            None => Err(Error::CredentialsInvalid),
-        }
+        Err(self.failed_attempt(keys, subject_id, Error::CredentialsInvalid).await)
     }
 
     /// Stores a session for the user whose password was right. `None` if the password was changed or the user
@@ -81,24 +61,24 @@ impl Accounts {
         account: FailureKey,
         judged: &Credentials,
         user_agent: &str,
-    ) -> Result<Option<SignedIn>> {
-        let now = self.now();
+    ) -> Result<Option<SessionTokens>> {
+        let act = self.act(Some(judged.user.id));
         let refresh = RefreshToken::generate(self.sources.entropy.as_ref())?;
         let session = NewSession {
             id: self.sources.ids.new_id(),
             user_id: judged.user.id,
             user_agent: user_agent.to_owned(),
             token_hash: refresh.digest(),
-            create_time: now,
-            expire_time: now + self.refresh_lifetime,
+            expire_time: self.sessions.expire_time(act.time, act.time),
+            act,
         };
         let begun = store::begin_session(&self.pool, account, &judged.password_hash, &session).await?;
         let Some(user) = begun else { return Ok(None) };
         let access = self
             .tokens
-            .issue(user.id, user.role, Some(session.id), user.session_version, now)
+            .issue(user.id, user.role, Some(session.id), user.session_version, act.time)
             .map_err(Error::internal)?;
-        Ok(Some(SignedIn { access, refresh, refresh_expire_time: session.expire_time, user }))
+        Ok(Some(SessionTokens { access, refresh, refresh_expire_time: session.expire_time, user }))
     }
 
     /// Makes a hash at today's cost while the password is at hand. If that fails, the next sign-in tries

@@ -33,7 +33,7 @@ impl Accounts {
             role: request.role,
             create_time: self.now(),
         };
-        let user = store::create_user(&self.pool, &user).await?;
+        let user = store::create_user(&self.pool, &user, None).await?;
         tracing::info!(user_id = %user.id, role = %user.role, "user signed up");
         Ok(user)
     }

@@ -15,6 +15,9 @@ pub enum Error {
     /// The request breaks rules.
     #[error(transparent)]
     Invalid(#[from] Invalid),
+    /// The page token is not of this list.
+    #[error(transparent)]
+    PageTokenInvalid(#[from] PageTokenInvalid),
     /// Another account has this address.
     #[error("the e-mail address is taken")]
     EmailTaken,
@@ -31,9 +34,35 @@ pub enum Error {
         /// The id that was asked for.
         id: Uuid,
     },
-    /// The page token is damaged or of another list.
-    #[error(transparent)]
-    PageTokenInvalid(#[from] PageTokenInvalid),
+    /// The refresh token is unknown, lapsed or used up, or its session has ended. Which of them is not told.
+    #[error("the refresh token is invalid")]
+    RefreshTokenInvalid,
+    /// There is no such user.
+    #[error("user {user_id} does not exist")]
+    UserNotFound {
+        /// Who was asked for.
+        user_id: Uuid,
+    },
+    /// The caller has no such session.
+    #[error("session {session_id} does not exist")]
+    SessionNotFound {
+        /// What was asked for.
+        session_id: Uuid,
+    },
+    /// The user was changed since it was read.
+    #[error("user {user_id} has changed")]
+    EtagMismatch {
+        /// Who was to be changed.
+        user_id: Uuid,
+        /// The present etag.
+        etag: String,
+    },
+    /// Nobody would be left who may make admins.
+    #[error("user {user_id} is the last active admin")]
+    LastAdmin {
+        /// Who was to be demoted or deactivated.
+        user_id: Uuid,
+    },
     /// There were too many failed attempts for this account or from this address.
     #[error("too many failed attempts")]
     TooManyAttempts {
@@ -43,12 +72,6 @@ pub enum Error {
     /// The token is genuine, but its user is gone or deactivated.
     #[error("the token was revoked")]
     TokenRevoked,
-    /// The method exists in the contract and is not built yet.
-    #[error("{method} is not implemented")]
-    MethodUnimplemented {
-        /// The name of the rpc.
-        method: &'static str,
-    },
     /// More work is waiting than can be done in time.
     #[error("too much work is waiting")]
     Overloaded,

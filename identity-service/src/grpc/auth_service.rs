@@ -14,7 +14,6 @@ use tonic::{Request, Response, Status};
 
 use super::{ClientAddress, convert};
 use crate::accounts::Accounts;
-use crate::domain::Error;
 use crate::signing::KeyRing;
 
 pub(super) struct AuthRpcs {
@@ -35,8 +34,8 @@ impl AuthService for AuthRpcs {
     async fn sign_in(&self, request: Request<SignInRequest>) -> Result<Response<SignInResponse>, Status> {
         let client = self.client_address.client(&request);
         let sign_in = convert::sign_in(request.get_ref(), client)?;
-        let session = self.accounts.sign_in(sign_in).await?;
-        Ok(Response::new(convert::signed_in(&session)))
+        let tokens = self.accounts.sign_in(sign_in).await?;
+        Ok(Response::new(convert::signed_in(&tokens)))
     }
 
     async fn get_jwks(&self, _: Request<GetJwksRequest>) -> Result<Response<GetJwksResponse>, Status> {
@@ -45,13 +44,17 @@ impl AuthService for AuthRpcs {
 
     async fn refresh_tokens(
         &self,
-        _: Request<RefreshTokensRequest>,
+        request: Request<RefreshTokensRequest>,
     ) -> Result<Response<RefreshTokensResponse>, Status> {
-        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.AuthService/RefreshTokens" }.into())
+        let presented = convert::refresh_token(&request.get_ref().refresh_token)?;
+        let tokens = self.accounts.refresh_tokens(&presented).await?;
+        Ok(Response::new(convert::refreshed(&tokens)))
     }
 
-    async fn sign_out(&self, _: Request<SignOutRequest>) -> Result<Response<SignOutResponse>, Status> {
-        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.AuthService/SignOut" }.into())
+    async fn sign_out(&self, request: Request<SignOutRequest>) -> Result<Response<SignOutResponse>, Status> {
+        let presented = convert::refresh_token(&request.get_ref().refresh_token)?;
+        self.accounts.sign_out(&presented).await?;
+        Ok(Response::new(SignOutResponse {}))
     }
 
     async fn issue_service_token(

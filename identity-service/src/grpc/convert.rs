@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use rowlock_proto::identity::v1 as proto;
 use service_core::auth::{Principal, Role};
-use service_core::page::{PageBinding, PageTokenInvalid};
 use service_core::validation::{Violations, timestamp};
 use uuid::Uuid;
 
-use crate::accounts::{ClientSecret, ServiceSignIn, SignIn, SignUp, SignedIn};
+use crate::accounts::{
+    ChangePassword, ClientSecret, RefreshToken, ServiceSignIn, SessionTokens, SignIn, SignUp,
+};
 use crate::domain::{
-    Email, LONGEST_OVERLAP, NewPassword, Password, Result, RevokedTokens, ServiceAccount, User, display_name,
-    sign_up_role,
+    Email, Error, LONGEST_OVERLAP, NewPassword, Password, Result, RevokedTokens, ServiceAccount, Session,
+    User, display_name, sign_up_role,
 };
 use crate::store::StoredRevocation;
 
@@ -39,8 +40,31 @@ pub(super) fn sign_in(request: &proto::SignInRequest, client: Client) -> Result<
     Ok(SignIn { email, password, address: client.address, user_agent: client.user_agent })
 }
 
+/// Reads a refresh token. What cannot be one is answered as one that nobody was given.
+pub(super) fn refresh_token(value: &str) -> Result<RefreshToken> {
+    if value.is_empty() {
+        let mut violations = Violations::default();
+        violations.add("refresh_token", "is required");
+        violations.finish()?;
+    }
+    RefreshToken::presented(value).ok_or(Error::RefreshTokenInvalid)
+}
+
+/// Reads a change of password by the user with this address.
+pub(super) fn change_password(
+    request: &proto::ChangePasswordRequest,
+    email: &Email,
+    client: &Client,
+) -> Result<ChangePassword> {
+    let mut violations = Violations::default();
+    let current = Password::read(&mut violations, "current_password", &request.current_password);
+    let new = NewPassword::read(&mut violations, "new_password", &request.new_password, email);
+    violations.finish()?;
+    Ok(ChangePassword { current, new, address: client.address })
+}
+
 /// The role that a request names; `None` if it is left open.
-fn role_asked(violations: &mut Violations, field: &str, value: i32) -> Option<Role> {
+pub(super) fn role_asked(violations: &mut Violations, field: &str, value: i32) -> Option<Role> {
     match proto::Role::try_from(value) {
         Ok(proto::Role::Unspecified) => None,
         Ok(proto::Role::Attendee) => Some(Role::Attendee),
@@ -77,13 +101,13 @@ pub(super) fn user(user: &User) -> proto::User {
 }
 
 /// The tokens of a session that began.
-pub(super) fn signed_in(session: &SignedIn) -> proto::SignInResponse {
+pub(super) fn signed_in(tokens: &SessionTokens) -> proto::SignInResponse {
     proto::SignInResponse {
-        access_token: session.access.token.expose().to_owned(),
-        access_token_expire_time: Some(timestamp(session.access.expire_time)),
-        refresh_token: session.refresh.expose().to_owned(),
-        refresh_token_expire_time: Some(timestamp(session.refresh_expire_time)),
-        user: Some(user(&session.user)),
+        access_token: tokens.access.token.expose().to_owned(),
+        access_token_expire_time: Some(timestamp(tokens.access.expire_time)),
+        refresh_token: tokens.refresh.expose().to_owned(),
+        refresh_token_expire_time: Some(timestamp(tokens.refresh_expire_time)),
+        user: Some(user(&tokens.user)),
     }
 }
 
@@ -162,39 +186,6 @@ pub(super) fn rotation(
     Ok((id, overlap))
 }
 
-/// A page that is asked for: how many rows, and after which id.
-pub(super) fn service_account_page(
-    request: &proto::ListServiceAccountsRequest,
-) -> Result<(i64, Option<Uuid>)> {
-    let mut violations = Violations::default();
-    let size = violations.page_size(request.page_size);
-    violations.finish()?;
-    let cursor = service_account_list().decode(&request.page_token)?;
-    let after = cursor.map(|bytes| Uuid::from_slice(&bytes).map_err(|_| PageTokenInvalid)).transpose()?;
-    Ok((size, after))
-}
-
-/// A page of service accounts. One row more than `size` was asked for: if it came, there is more.
-pub(super) fn service_accounts(
-    mut accounts: Vec<ServiceAccount>,
-    size: i64,
-) -> proto::ListServiceAccountsResponse {
-    let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let more = accounts.len() > size;
-    accounts.truncate(size);
-    let last = accounts.last().filter(|_| more);
-    proto::ListServiceAccountsResponse {
-        next_page_token: last
-            .map(|last| service_account_list().encode(last.id.as_bytes()))
-            .unwrap_or_default(),
-        service_accounts: accounts.iter().map(service_account).collect(),
-    }
-}
-
-fn service_account_list() -> PageBinding {
-    PageBinding::new("ListServiceAccounts", &[])
-}
-
 /// A service account as admins see one.
 pub(super) fn service_account(account: &ServiceAccount) -> proto::ServiceAccount {
     proto::ServiceAccount {
@@ -221,4 +212,39 @@ pub(super) fn revocation(stored: &StoredRevocation) -> proto::Revocation {
         revoke_time: Some(timestamp(stored.revoke_time)),
         expire_time: Some(timestamp(stored.expire_time)),
     }
+}
+
+/// The tokens of a session that goes on.
+pub(super) fn refreshed(tokens: &SessionTokens) -> proto::RefreshTokensResponse {
+    let proto::SignInResponse {
+        access_token,
+        access_token_expire_time,
+        refresh_token,
+        refresh_token_expire_time,
+        user,
+    } = signed_in(tokens);
+    proto::RefreshTokensResponse {
+        access_token,
+        access_token_expire_time,
+        refresh_token,
+        refresh_token_expire_time,
+        user,
+    }
+}
+
+/// A session as its user sees it, in a call with a token of the session `current`.
+pub(super) fn session(session: &Session, current: Option<Uuid>) -> proto::Session {
+    proto::Session {
+        session_id: session.id.to_string(),
+        create_time: Some(timestamp(session.create_time)),
+        last_use_time: Some(timestamp(session.last_use_time)),
+        expire_time: Some(timestamp(session.expire_time)),
+        current: current == Some(session.id),
+        user_agent: session.user_agent.clone(),
+    }
+}
+
+/// A count as it goes over the wire.
+pub(super) fn count(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
 }

@@ -38,6 +38,33 @@ fn failure(error: Error) -> Failure {
             new(Code::InvalidArgument, ErrorReason::ValidationFailed, &invalid.to_string())
                 .violations(invalid.0)
         }
+        Error::PageTokenInvalid(cause) => {
+            new(Code::InvalidArgument, ErrorReason::PageTokenInvalid, &cause.to_string())
+        }
+        Error::RefreshTokenInvalid => {
+            new(Code::Unauthenticated, ErrorReason::RefreshTokenInvalid, "the refresh token is not valid")
+        }
+        Error::UserNotFound { user_id } => {
+            new(Code::NotFound, ErrorReason::UserNotFound, &format!("user {user_id} does not exist"))
+                .with("user_id", user_id)
+        }
+        Error::SessionNotFound { session_id } => {
+            new(Code::NotFound, ErrorReason::SessionNotFound, &format!("session {session_id} does not exist"))
+                .with("session_id", session_id)
+        }
+        Error::EtagMismatch { user_id, etag } => new(
+            Code::Aborted,
+            ErrorReason::EtagMismatch,
+            &format!("user {user_id} has changed since it was read"),
+        )
+        .with("user_id", user_id)
+        .with("etag", etag),
+        Error::LastAdmin { user_id } => new(
+            Code::FailedPrecondition,
+            ErrorReason::LastAdmin,
+            &format!("user {user_id} is the last active admin"),
+        )
+        .with("user_id", user_id),
         Error::EmailTaken => {
             new(Code::AlreadyExists, ErrorReason::EmailTaken, "a user with this e-mail address exists")
         }
@@ -53,20 +80,11 @@ fn failure(error: Error) -> Failure {
             &format!("service account {id} does not exist"),
         )
         .with("service_account_id", id.to_string()),
-        Error::PageTokenInvalid(invalid) => {
-            new(Code::InvalidArgument, ErrorReason::PageTokenInvalid, &invalid.to_string())
-        }
         Error::TooManyAttempts { retry_after } => {
             new(Code::ResourceExhausted, ErrorReason::TooManyAttempts, "too many failed attempts")
                 .retry_after(retry_after)
         }
         Error::TokenRevoked => TokenError::Revoked.failure(DOMAIN),
-        Error::MethodUnimplemented { method } => new(
-            Code::Unimplemented,
-            ErrorReason::MethodUnimplemented,
-            "this version of the server does not implement the method",
-        )
-        .with("method", method),
         Error::Overloaded => {
             new(Code::ResourceExhausted, ErrorReason::Overloaded, "too many passwords to check at once")
                 .retry_after(OVERLOAD_PAUSE)
@@ -110,8 +128,10 @@ fn internal() -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use service_core::page::PageTokenInvalid;
     use service_core::validation::Violations;
     use tonic_types::StatusExt;
+    use uuid::Uuid;
 
     use super::*;
 
@@ -124,8 +144,15 @@ mod tests {
             violations.finish().unwrap_err()
         };
         let retry_after = Duration::from_secs(8);
+        let id = Uuid::from_u128(1);
         for (error, code, reason, retries) in [
             (Error::Invalid(invalid()), Code::InvalidArgument, "VALIDATION_FAILED", false),
+            (Error::PageTokenInvalid(PageTokenInvalid), Code::InvalidArgument, "PAGE_TOKEN_INVALID", false),
+            (Error::RefreshTokenInvalid, Code::Unauthenticated, "REFRESH_TOKEN_INVALID", false),
+            (Error::UserNotFound { user_id: id }, Code::NotFound, "USER_NOT_FOUND", false),
+            (Error::SessionNotFound { session_id: id }, Code::NotFound, "SESSION_NOT_FOUND", false),
+            (Error::EtagMismatch { user_id: id, etag: "7".into() }, Code::Aborted, "ETAG_MISMATCH", false),
+            (Error::LastAdmin { user_id: id }, Code::FailedPrecondition, "LAST_ADMIN", false),
             (Error::EmailTaken, Code::AlreadyExists, "EMAIL_TAKEN", false),
             (Error::CredentialsInvalid, Code::Unauthenticated, "CREDENTIALS_INVALID", false),
             (Error::ClientInvalid, Code::Unauthenticated, "CREDENTIALS_INVALID", false),
@@ -137,12 +164,6 @@ mod tests {
             ),
             (Error::TooManyAttempts { retry_after }, Code::ResourceExhausted, "TOO_MANY_ATTEMPTS", true),
             (Error::TokenRevoked, Code::Unauthenticated, "TOKEN_REVOKED", false),
-            (
-                Error::MethodUnimplemented { method: "/a/B" },
-                Code::Unimplemented,
-                "METHOD_UNIMPLEMENTED",
-                false,
-            ),
             (Error::Overloaded, Code::ResourceExhausted, "OVERLOADED", true),
             (Error::DatabaseUnavailable(cause()), Code::Unavailable, "DATABASE_UNAVAILABLE", true),
             (Error::CommitUnknown, Code::Unavailable, "DATABASE_UNAVAILABLE", true),
@@ -153,7 +174,7 @@ mod tests {
             let info = details.error_info().unwrap();
             assert_eq!((status.code(), info.reason.as_str(), info.domain.as_str()), (code, reason, DOMAIN));
             assert_eq!(details.retry_info().is_some(), retries, "{reason}");
-            assert_eq!(details.bad_request().is_some(), code == Code::InvalidArgument);
+            assert_eq!(details.bad_request().is_some(), reason == "VALIDATION_FAILED");
             assert!(!format!("{status:?}").contains("SELECT"), "{status:?}");
         }
     }

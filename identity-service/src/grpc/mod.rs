@@ -6,9 +6,11 @@ mod auth_service;
 mod client;
 mod convert;
 mod error;
+mod page;
 mod revocation_service;
 mod service_account_service;
 mod user_service;
+mod user_update;
 
 use std::sync::Arc;
 
@@ -45,9 +47,14 @@ pub fn routes(
     revocations: Revocations,
     max_message_bytes: usize,
 ) -> Routes {
-    let auth = auth_service::AuthRpcs { accounts: accounts.clone(), ring, verifier, client_address };
+    let auth = auth_service::AuthRpcs {
+        accounts: accounts.clone(),
+        ring,
+        verifier,
+        client_address: client_address.clone(),
+    };
     let service_accounts = service_account_service::ServiceAccountRpcs { accounts: accounts.clone() };
-    let users = user_service::UserRpcs { accounts };
+    let users = user_service::UserRpcs { accounts, client_address };
     Routes::new(AuthServiceServer::new(auth).max_decoding_message_size(max_message_bytes))
         .add_service(UserServiceServer::new(users).max_decoding_message_size(max_message_bytes))
         .add_service(

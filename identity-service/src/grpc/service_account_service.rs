@@ -9,10 +9,12 @@ use rowlock_proto::identity::v1::{
     RotateServiceAccountSecretRequest, RotateServiceAccountSecretResponse,
 };
 use service_core::auth::principal;
+use service_core::page::PageBinding;
 use tonic::{Request, Response, Status};
 
 use super::convert;
 use super::error::no_principal;
+use super::page::Page;
 use crate::accounts::Accounts;
 
 pub(super) struct ServiceAccountRpcs {
@@ -38,9 +40,12 @@ impl ServiceAccountService for ServiceAccountRpcs {
         &self,
         request: Request<ListServiceAccountsRequest>,
     ) -> Result<Response<ListServiceAccountsResponse>, Status> {
-        let (size, after) = convert::service_account_page(request.get_ref())?;
-        let accounts = self.accounts.service_accounts(after, size + 1).await?;
-        Ok(Response::new(convert::service_accounts(accounts, size)))
+        let ListServiceAccountsRequest { page_size, page_token } = request.get_ref();
+        let page = Page::read(PageBinding::new("ListServiceAccounts", &[]), *page_size, page_token)?;
+        let found = self.accounts.service_accounts(page.after, page.limit()).await?;
+        let (accounts, next_page_token) = page.cut(found, |account| account.id);
+        let service_accounts = accounts.iter().map(convert::service_account).collect();
+        Ok(Response::new(ListServiceAccountsResponse { service_accounts, next_page_token }))
     }
 
     async fn rotate_service_account_secret(

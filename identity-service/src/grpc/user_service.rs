@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use prost::Message;
+use rowlock_proto::identity::v1 as proto;
 use rowlock_proto::identity::v1::user_service_server::UserService;
 use rowlock_proto::identity::v1::{
     BatchGetUsersRequest, BatchGetUsersResponse, ChangePasswordRequest, ChangePasswordResponse, GetMeRequest,
@@ -11,15 +13,25 @@ use rowlock_proto::identity::v1::{
     UpdateUserRequest, UpdateUserResponse,
 };
 use service_core::auth::principal;
+use service_core::page::PageBinding;
+use service_core::validation::Violations;
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
-use super::convert;
 use super::error::no_principal;
+use super::page::Page;
+use super::user_update::user_update;
+use super::{ClientAddress, convert};
 use crate::accounts::Accounts;
-use crate::domain::Error;
+use crate::domain::{Email, Error};
+use crate::store::UserFilter;
+
+/// The most users that one BatchGetUsers asks for.
+const MAX_USER_IDS: usize = 1_000;
 
 pub(super) struct UserRpcs {
     pub(super) accounts: Arc<Accounts>,
+    pub(super) client_address: ClientAddress,
 }
 
 #[tonic::async_trait]
@@ -30,58 +42,161 @@ impl UserService for UserRpcs {
         Ok(Response::new(GetMeResponse { user: Some(convert::user(&user)) }))
     }
 
-    async fn update_me(&self, _: Request<UpdateMeRequest>) -> Result<Response<UpdateMeResponse>, Status> {
-        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.UserService/UpdateMe" }.into())
+    async fn update_me(
+        &self,
+        request: Request<UpdateMeRequest>,
+    ) -> Result<Response<UpdateMeResponse>, Status> {
+        let caller = principal(&request).map_err(no_principal)?;
+        let mut violations = Violations::default();
+        let user = required_user(&mut violations, request.get_ref().user.as_ref());
+        let mask = request.get_ref().update_mask.as_ref();
+        let update = user_update(&mut violations, &user, mask, &["display_name"]);
+        violations.finish().map_err(Error::from)?;
+        let user = self.accounts.update_me(caller, &update).await?;
+        Ok(Response::new(UpdateMeResponse { user: Some(convert::user(&user)) }))
     }
 
     async fn change_password(
         &self,
-        _: Request<ChangePasswordRequest>,
+        request: Request<ChangePasswordRequest>,
     ) -> Result<Response<ChangePasswordResponse>, Status> {
-        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.UserService/ChangePassword" }.into())
+        let caller = principal(&request).map_err(no_principal)?;
+        let me = self.accounts.me(caller).await?;
+        let client = self.client_address.client(&request);
+        let change = convert::change_password(request.get_ref(), &me.email, &client)?;
+        let ended = self.accounts.change_password(caller, change).await?;
+        Ok(Response::new(ChangePasswordResponse { revoked_sessions: convert::count(ended) }))
     }
 
     async fn list_my_sessions(
         &self,
-        _: Request<ListMySessionsRequest>,
+        request: Request<ListMySessionsRequest>,
     ) -> Result<Response<ListMySessionsResponse>, Status> {
-        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.UserService/ListMySessions" }.into())
+        let caller = principal(&request).map_err(no_principal)?;
+        let ListMySessionsRequest { page_size, page_token } = request.get_ref();
+        let page = Page::read(
+            PageBinding::new("ListMySessions", &[caller.user_id.as_bytes()]),
+            *page_size,
+            page_token,
+        )?;
+        let found = self.accounts.my_sessions(caller, page.after, page.limit()).await?;
+        let (sessions, next_page_token) = page.cut(found, |session| session.id);
+        let sessions = sessions.iter().map(|session| convert::session(session, caller.session_id)).collect();
+        Ok(Response::new(ListMySessionsResponse { sessions, next_page_token }))
     }
 
     async fn revoke_my_session(
         &self,
-        _: Request<RevokeMySessionRequest>,
+        request: Request<RevokeMySessionRequest>,
     ) -> Result<Response<RevokeMySessionResponse>, Status> {
-        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.UserService/RevokeMySession" }.into())
+        let caller = principal(&request).map_err(no_principal)?;
+        let session_id = required_id("session_id", &request.get_ref().session_id)?;
+        self.accounts.revoke_my_session(caller, session_id).await?;
+        Ok(Response::new(RevokeMySessionResponse {}))
     }
 
-    async fn get_user(&self, _: Request<GetUserRequest>) -> Result<Response<GetUserResponse>, Status> {
-        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.UserService/GetUser" }.into())
+    async fn get_user(&self, request: Request<GetUserRequest>) -> Result<Response<GetUserResponse>, Status> {
+        let user = self.accounts.user(required_id("user_id", &request.get_ref().user_id)?).await?;
+        Ok(Response::new(GetUserResponse { user: Some(convert::user(&user)) }))
     }
 
-    async fn list_users(&self, _: Request<ListUsersRequest>) -> Result<Response<ListUsersResponse>, Status> {
-        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.UserService/ListUsers" }.into())
+    async fn list_users(
+        &self,
+        request: Request<ListUsersRequest>,
+    ) -> Result<Response<ListUsersResponse>, Status> {
+        let mut arguments = request.into_inner();
+        let (page_size, page_token) = (arguments.page_size, std::mem::take(&mut arguments.page_token));
+        arguments.page_size = 0;
+        let (filter, email) = user_filter(&arguments)?;
+        let binding = PageBinding::new("ListUsers", &[&arguments.encode_to_vec()]);
+        let page = Page::read(binding, page_size, &page_token)?;
+        let found = self.accounts.list_users(&filter, email.as_ref(), page.after, page.limit()).await?;
+        let (users, next_page_token) = page.cut(found, |user| user.id);
+        Ok(Response::new(ListUsersResponse {
+            users: users.iter().map(convert::user).collect(),
+            next_page_token,
+        }))
     }
 
     async fn batch_get_users(
         &self,
-        _: Request<BatchGetUsersRequest>,
+        request: Request<BatchGetUsersRequest>,
     ) -> Result<Response<BatchGetUsersResponse>, Status> {
-        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.UserService/BatchGetUsers" }.into())
+        let ids = user_ids(&request.get_ref().user_ids)?;
+        let users = self.accounts.users(&ids).await?;
+        Ok(Response::new(BatchGetUsersResponse { users: users.iter().map(convert::user).collect() }))
     }
 
     async fn update_user(
         &self,
-        _: Request<UpdateUserRequest>,
+        request: Request<UpdateUserRequest>,
     ) -> Result<Response<UpdateUserResponse>, Status> {
-        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.UserService/UpdateUser" }.into())
+        let caller = principal(&request).map_err(no_principal)?;
+        let mut violations = Violations::default();
+        let user = required_user(&mut violations, request.get_ref().user.as_ref());
+        let user_id = violations.uuid("user.user_id", &user.user_id);
+        let mask = request.get_ref().update_mask.as_ref();
+        let update = user_update(&mut violations, &user, mask, &["display_name", "role", "active"]);
+        violations.finish().map_err(Error::from)?;
+        let user = self.accounts.update_user(caller, user_id, &update).await?;
+        Ok(Response::new(UpdateUserResponse { user: Some(convert::user(&user)) }))
     }
 
     async fn revoke_user_sessions(
         &self,
-        _: Request<RevokeUserSessionsRequest>,
+        request: Request<RevokeUserSessionsRequest>,
     ) -> Result<Response<RevokeUserSessionsResponse>, Status> {
-        Err(Error::MethodUnimplemented { method: "/rowlock.identity.v1.UserService/RevokeUserSessions" }
-            .into())
+        let caller = principal(&request).map_err(no_principal)?;
+        let user_id = required_id("user_id", &request.get_ref().user_id)?;
+        let ended = self.accounts.revoke_user_sessions(caller, user_id).await?;
+        Ok(Response::new(RevokeUserSessionsResponse { revoked_sessions: convert::count(ended) }))
     }
+}
+
+/// The only field of a request that has one id.
+fn required_id(field: &str, value: &str) -> Result<Uuid, Error> {
+    let mut violations = Violations::default();
+    let id = violations.uuid(field, value);
+    violations.finish()?;
+    Ok(id)
+}
+
+fn required_user(violations: &mut Violations, user: Option<&proto::User>) -> proto::User {
+    if user.is_none() {
+        violations.add("user", "is required");
+    }
+    user.cloned().unwrap_or_default()
+}
+
+fn user_ids(values: &[String]) -> Result<Vec<Uuid>, Error> {
+    let mut violations = Violations::default();
+    if values.is_empty() {
+        violations.add("user_ids", "is required");
+    } else if values.len() > MAX_USER_IDS {
+        violations.add("user_ids", format!("must be at most {MAX_USER_IDS}"));
+        violations.finish()?;
+        return Ok(Vec::new());
+    }
+    let ids = values
+        .iter()
+        .enumerate()
+        .map(|(index, value)| violations.uuid(&format!("user_ids[{index}]"), value))
+        .collect();
+    violations.finish()?;
+    Ok(ids)
+}
+
+fn user_filter(request: &ListUsersRequest) -> Result<(UserFilter, Option<Email>), Error> {
+    let mut violations = Violations::default();
+    let mut roles = Vec::new();
+    for (index, value) in request.roles.iter().enumerate() {
+        let field = format!("roles[{index}]");
+        if *value == proto::Role::Unspecified as i32 {
+            violations.add(&field, "must be a role");
+        }
+        roles.extend(convert::role_asked(&mut violations, &field, *value));
+    }
+    let email = (!request.email.is_empty()).then(|| Email::read(&mut violations, "email", &request.email));
+    violations.finish()?;
+    Ok((UserFilter { roles, active: request.active }, email))
 }

@@ -7,8 +7,10 @@ use service_core::database::run_tx;
 use service_core::digest::sha256;
 use sqlx::{PgConnection, PgExecutor, PgPool};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
-use crate::domain::{Backoff, Email, Error, Failures, Result};
+use super::audit::{Entry, append};
+use crate::domain::{Act, AuditAction, Backoff, Email, Error, Failures, Result};
 
 /// What failures are counted for: an account or a client address, as a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,26 +81,40 @@ pub async fn blocked_until(
     Ok(until)
 }
 
-/// Counts one failure for the account, and one for the address, each by its rule. A key that is blocked at
-/// `now` is not counted; then the answer is for how long no attempt is answered.
+/// A failed attempt, and what is to be counted for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// The account, and the rule for accounts.
+    pub account: (FailureKey, Backoff),
+    /// The client address, and the rule for addresses.
+    pub address: Option<(FailureKey, Backoff)>,
+    /// Whose account it is; `None` if there is none.
+    pub subject_id: Option<Uuid>,
+    /// The attempt.
+    pub act: Act,
+}
+
+/// Counts one failure for the account, and one for the address, each by its rule; a pause of the account is
+/// written down. A key that is blocked already is not counted; then the answer is for how long no attempt is
+/// answered.
 ///
 /// # Errors
 /// If the database fails.
-pub async fn count_failure(
-    pool: &PgPool,
-    account: (FailureKey, Backoff),
-    address: Option<(FailureKey, Backoff)>,
-    now: OffsetDateTime,
-) -> Result<Option<Duration>> {
+pub async fn count_failure(pool: &PgPool, attempt: Attempt) -> Result<Option<Duration>> {
     run_tx(pool, "sign_in.count_failure", move |tx| {
         Box::pin(async move {
+            let now = attempt.act.time;
             let mut longest = None;
             // Always the account first, so that two who count never wait for each other.
-            for (key, rule) in [Some(account), address].into_iter().flatten() {
+            for (key, rule) in [Some(attempt.account), attempt.address].into_iter().flatten() {
                 let before = failures_for_update(tx, key, now).await?;
                 let blocked = before.blocked_for(now);
                 if blocked.is_none() {
-                    set_failures(tx, key, rule.count(before, now), now).await?;
+                    let counted = rule.count(before, now);
+                    set_failures(tx, key, counted, now).await?;
+                    if key == attempt.account.0 && counted.blocked_until.is_some() {
+                        write_pause(tx, attempt, counted).await?;
+                    }
                 }
                 longest = longest.max(blocked);
             }
@@ -106,6 +122,19 @@ pub async fn count_failure(
         })
     })
     .await
+}
+
+/// Writes down that an account pauses. For an account that does not exist that is a statement too, which writes
+/// nothing: the time tells nobody which accounts exist.
+async fn write_pause(connection: &mut PgConnection, attempt: Attempt, counted: Failures) -> Result<()> {
+    let details = serde_json::json!({ "failures": counted.count });
+    let entry = Entry {
+        action: AuditAction::SignInPaused,
+        subject_id: attempt.subject_id,
+        session_id: None,
+        details: Some(&details),
+    };
+    append(connection, attempt.act, entry).await
 }
 
 /// The failures of `key`, locked until the transaction ends; none yet are stored as such. Whoever counts one

@@ -1,23 +1,29 @@
 //! SQL, and nothing but SQL. A function is one statement or one small transaction, named after what it does;
 //! none decides anything that is a rule.
 
+mod audit;
 mod failures;
+mod refresh_tokens;
 mod revocations;
 mod service_accounts;
 mod sessions;
 mod sweep;
+mod user_changes;
 mod users;
 
-pub use failures::{FailureKey, blocked_until, count_failure};
+pub use failures::{Attempt, FailureKey, blocked_until, count_failure};
+pub use refresh_tokens::{Rotated, Rotation, rotate_refresh_token, sign_out};
 pub use revocations::{Look, StoredRevocation, look};
 pub use service_accounts::{
-    AdminAct, NewSecret, create_service_account, delete_service_account, forget_failures, rotate_secret,
+    NewSecret, create_service_account, delete_service_account, forget_failures, rotate_secret,
     service_account_by_client_id, service_accounts, service_token_stands, user_token_stands,
 };
-pub use sessions::{NewSession, begin_session};
+pub use sessions::{NewSession, begin_session, live_sessions, revoke_session, revoke_user_sessions};
 pub use sweep::{Swept, sweep};
+pub use user_changes::{PasswordChange, change_password, replace_password_hash, reset_to_admin, update_user};
 pub use users::{
-    Credentials, create_user, credentials_by_email, replace_password_hash, reset_to_admin, user_by_id,
+    Credentials, UserFilter, create_user, credentials_by_email, credentials_by_id, user_by_id, users,
+    users_by_ids,
 };
 
 use service_core::database::{TxError, unavailable};
@@ -39,14 +45,18 @@ impl TxError for Error {
         match self {
             Self::DatabaseUnavailable(cause) | Self::Internal(cause) => cause.downcast_ref(),
             Self::Invalid(_)
+            | Self::PageTokenInvalid(_)
+            | Self::RefreshTokenInvalid
+            | Self::UserNotFound { .. }
+            | Self::SessionNotFound { .. }
+            | Self::EtagMismatch { .. }
+            | Self::LastAdmin { .. }
             | Self::EmailTaken
             | Self::CredentialsInvalid
             | Self::ClientInvalid
             | Self::ServiceAccountNotFound { .. }
-            | Self::PageTokenInvalid(_)
             | Self::TooManyAttempts { .. }
             | Self::TokenRevoked
-            | Self::MethodUnimplemented { .. }
             | Self::Overloaded
             | Self::CommitUnknown => None,
         }

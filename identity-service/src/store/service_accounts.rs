@@ -6,10 +6,12 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::FailureKey;
+use super::audit::{Entry, append};
 use super::failures::{clear_failures, existing_failures_for_update};
 use super::revocations::record;
 use crate::domain::{
-    Error, NewServiceAccount, Result, Revocation, RevokedTokens, SecretDigests, ServiceAccount,
+    Act, AuditAction, Error, NewServiceAccount, Result, Revocation, RevokedTokens, SecretDigests,
+    ServiceAccount,
 };
 
 /// A service account as the columns have it.
@@ -37,17 +39,6 @@ impl From<ServiceAccountRow> for ServiceAccount {
     }
 }
 
-/// Who changes a service account, and when.
-#[derive(Clone, Copy, Debug)]
-pub struct AdminAct {
-    /// The id of the audit entry, made by the service.
-    pub entry_id: Uuid,
-    /// The admin.
-    pub actor_id: Uuid,
-    /// The present.
-    pub now: OffsetDateTime,
-}
-
 /// Stores a new service account.
 ///
 /// # Errors
@@ -55,7 +46,7 @@ pub struct AdminAct {
 pub async fn create_service_account(
     pool: &PgPool,
     account: &NewServiceAccount,
-    act: AdminAct,
+    act: Act,
 ) -> Result<ServiceAccount> {
     run_tx(pool, "service_account.create", |tx| {
         let account = account.clone();
@@ -71,11 +62,11 @@ pub async fn create_service_account(
                 account.client_id,
                 account.display_name,
                 &account.secret_hash,
-                act.now
+                act.time
             )
             .fetch_one(&mut *tx)
             .await?;
-            audit(tx, "service_account_created", account.id, act).await?;
+            audit(tx, AuditAction::ServiceAccountCreated, account.id, act).await?;
             Ok(row.into())
         })
     })
@@ -121,7 +112,7 @@ pub async fn rotate_secret(
     pool: &PgPool,
     id: Uuid,
     secret: NewSecret,
-    act: AdminAct,
+    act: Act,
 ) -> Result<Option<ServiceAccount>> {
     run_tx(pool, "service_account.rotate", move |tx| {
         Box::pin(async move {
@@ -138,7 +129,7 @@ pub async fn rotate_secret(
                      old_secret_expire_time",
                 id,
                 &secret.hash,
-                act.now,
+                act.time,
                 secret.old_until
             )
             .fetch_optional(&mut *tx)
@@ -146,9 +137,9 @@ pub async fn rotate_secret(
             let Some(row) = row else { return Ok::<_, Error>(None) };
             if secret.old_until.is_none() {
                 let tokens = RevokedTokens::BelowVersion(row.session_version);
-                record(tx, &[Revocation { user_id: id, tokens }], act.now).await?;
+                record(tx, &[Revocation { user_id: id, tokens }], act.time).await?;
             }
-            audit(tx, "service_account_secret_rotated", id, act).await?;
+            audit(tx, AuditAction::ServiceAccountSecretRotated, id, act).await?;
             Ok(Some(row.into()))
         })
     })
@@ -159,7 +150,7 @@ pub async fn rotate_secret(
 ///
 /// # Errors
 /// If the database fails.
-pub async fn delete_service_account(pool: &PgPool, id: Uuid, act: AdminAct) -> Result<bool> {
+pub async fn delete_service_account(pool: &PgPool, id: Uuid, act: Act) -> Result<bool> {
     run_tx(pool, "service_account.delete", move |tx| {
         Box::pin(async move {
             let version = sqlx::query_scalar!(
@@ -170,8 +161,8 @@ pub async fn delete_service_account(pool: &PgPool, id: Uuid, act: AdminAct) -> R
             .await?;
             let Some(version) = version else { return Ok::<_, Error>(false) };
             let tokens = RevokedTokens::BelowVersion(version.saturating_add(1));
-            record(tx, &[Revocation { user_id: id, tokens }], act.now).await?;
-            audit(tx, "service_account_deleted", id, act).await?;
+            record(tx, &[Revocation { user_id: id, tokens }], act.time).await?;
+            audit(tx, AuditAction::ServiceAccountDeleted, id, act).await?;
             Ok(true)
         })
     })
@@ -271,16 +262,7 @@ pub async fn user_token_stands(
 }
 
 /// Writes down what an admin did to a service account.
-async fn audit(connection: &mut PgConnection, action: &str, subject_id: Uuid, act: AdminAct) -> Result<()> {
-    sqlx::query!(
-        "INSERT INTO audit_entries (id, action, actor_id, subject_id, create_time) VALUES ($1, $2, $3, $4, $5)",
-        act.entry_id,
-        action,
-        act.actor_id,
-        subject_id,
-        act.now
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
+async fn audit(connection: &mut PgConnection, action: AuditAction, account_id: Uuid, act: Act) -> Result<()> {
+    let entry = Entry { action, subject_id: Some(account_id), session_id: None, details: None };
+    append(connection, act, entry).await
 }

@@ -1,4 +1,7 @@
-//! The tables `sessions` and `refresh_tokens`.
+//! The table `sessions`: beginning, listing and ending.
+//!
+//! Locks are taken in one order everywhere: counts of failures, then users, then sessions. Several sessions of a user
+//! are locked only by who holds the lock of the user.
 
 use service_core::database::run_tx;
 use sqlx::{PgConnection, PgExecutor, PgPool};
@@ -6,9 +9,11 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::FailureKey;
+use super::audit::{Entry, append};
 use super::failures::{clear_failures, existing_failures_for_update};
-use super::users::credentials_for_session;
-use crate::domain::{Result, User};
+use super::revocations::record;
+use super::users::{credentials_for_session, raise_session_version};
+use crate::domain::{Act, AuditAction, Error, Result, Revocation, RevokedTokens, Session, User};
 
 /// A session that begins, and its first refresh token.
 #[derive(Clone, Debug)]
@@ -21,10 +26,10 @@ pub struct NewSession {
     pub user_agent: String,
     /// The digest of the refresh token.
     pub token_hash: [u8; 32],
-    /// The present.
-    pub create_time: OffsetDateTime,
     /// When the refresh token lapses.
     pub expire_time: OffsetDateTime,
+    /// The sign-in.
+    pub act: Act,
 }
 
 /// Stores a session for a user whose password was found to be the one that `judged_hash` was made of, forgets
@@ -32,8 +37,7 @@ pub struct NewSession {
 /// user deactivated meanwhile.
 ///
 /// # Errors
-/// [`crate::domain::Error::TooManyAttempts`] if so many failures were counted meanwhile that no attempt is
-/// answered now.
+/// [`Error::TooManyAttempts`] if so many failures were counted meanwhile that no attempt is answered now.
 pub async fn begin_session(
     pool: &PgPool,
     account: FailureKey,
@@ -44,7 +48,7 @@ pub async fn begin_session(
         let (session, judged_hash) = (session.clone(), judged_hash.to_owned());
         Box::pin(async move {
             let failures = existing_failures_for_update(tx, account).await?;
-            failures.unwrap_or_default().must_not_block(session.create_time)?;
+            failures.unwrap_or_default().must_not_block(session.act.time)?;
             let present = credentials_for_session(tx, session.user_id).await?;
             let Some(present) = present.filter(|p| p.user.active && p.password_hash == judged_hash) else {
                 return Ok(None);
@@ -52,7 +56,14 @@ pub async fn begin_session(
             if failures.is_some() {
                 clear_failures(tx, account).await?;
             }
-            insert_session(tx, &session).await?;
+            insert_session(&mut *tx, &session).await?;
+            let entry = Entry {
+                action: AuditAction::SignedIn,
+                subject_id: Some(session.user_id),
+                session_id: Some(session.id),
+                details: None,
+            };
+            append(tx, session.act, entry).await?;
             Ok(Some(present.user))
         })
     })
@@ -73,7 +84,7 @@ async fn insert_session(executor: impl PgExecutor<'_>, session: &NewSession) -> 
         session.user_id,
         session.user_agent,
         &session.token_hash,
-        session.create_time,
+        session.act.time,
         session.expire_time
     )
     .execute(executor)
@@ -81,18 +92,132 @@ async fn insert_session(executor: impl PgExecutor<'_>, session: &NewSession) -> 
     Ok(())
 }
 
-/// Ends every session of a user that still lives.
-pub(super) async fn revoke_sessions(
-    connection: &mut PgConnection,
+/// At most `limit` sessions of a user that are alive at `now`, newest first, from below `before` on.
+///
+/// # Errors
+/// If the database fails.
+pub async fn live_sessions(
+    executor: impl PgExecutor<'_>,
     user_id: Uuid,
     now: OffsetDateTime,
-) -> Result<()> {
-    sqlx::query!(
-        "UPDATE sessions SET revoke_time = $2 WHERE user_id = $1 AND revoke_time IS NULL",
+    before: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<Session>> {
+    let sessions = sqlx::query_as!(
+        Session,
+        "SELECT id, user_agent, create_time, last_use_time, expire_time FROM sessions
+         WHERE user_id = $1 AND id < $2 AND revoke_time IS NULL AND expire_time > $3
+         ORDER BY id DESC LIMIT $4",
         user_id,
-        now
+        before.unwrap_or(Uuid::max()),
+        now,
+        limit
     )
-    .execute(connection)
+    .fetch_all(executor)
     .await?;
-    Ok(())
+    Ok(sessions)
+}
+
+/// Ends a session of the user who acts. One that has ended already stays as it is.
+///
+/// # Errors
+/// [`Error::SessionNotFound`] if the user has no such session.
+pub async fn revoke_session(pool: &PgPool, user_id: Uuid, session_id: Uuid, act: Act) -> Result<()> {
+    run_tx(pool, "session.revoke", move |tx| {
+        Box::pin(async move {
+            let owner = sqlx::query_scalar!("SELECT user_id FROM sessions WHERE id = $1", session_id)
+                .fetch_optional(&mut *tx)
+                .await?;
+            if owner != Some(user_id) {
+                return Err(Error::SessionNotFound { session_id });
+            }
+            end_session(tx, user_id, session_id, AuditAction::SessionRevoked, act).await
+        })
+    })
+    .await
+}
+
+/// Ends one session, unless it has ended, and writes down why.
+pub(super) async fn end_session(
+    connection: &mut PgConnection,
+    user_id: Uuid,
+    session_id: Uuid,
+    why: AuditAction,
+    act: Act,
+) -> Result<()> {
+    // Of two who end it at once, the second waits here and then finds nothing to do.
+    let ended = sqlx::query!(
+        "UPDATE sessions SET revoke_time = $2 WHERE id = $1 AND revoke_time IS NULL",
+        session_id,
+        act.time
+    )
+    .execute(&mut *connection)
+    .await?
+    .rows_affected();
+    if ended == 0 {
+        return Ok(());
+    }
+    let tokens = RevokedTokens::OfSession(session_id);
+    record(connection, &[Revocation { user_id, tokens }], act.time).await?;
+    let entry = Entry { action: why, subject_id: Some(user_id), session_id: Some(session_id), details: None };
+    append(connection, act, entry).await
+}
+
+/// Ends every session of a user; the next sign-in is welcome. How many were alive.
+///
+/// # Errors
+/// [`Error::UserNotFound`].
+pub async fn revoke_user_sessions(pool: &PgPool, user_id: Uuid, act: Act) -> Result<usize> {
+    run_tx(pool, "session.revoke_all", move |tx| {
+        Box::pin(async move {
+            // Raising it locks the user, so that whoever signs in or refreshes meanwhile does so before, and is
+            // ended, or after.
+            let Some(version) = raise_session_version(tx, user_id).await? else {
+                return Err(Error::UserNotFound { user_id });
+            };
+            let ended = end_sessions(tx, user_id, None, act.time).await?;
+            let tokens = RevokedTokens::BelowVersion(version);
+            record(tx, &[Revocation { user_id, tokens }], act.time).await?;
+            let details = serde_json::json!({ "sessions": ended.alive });
+            let entry = Entry {
+                action: AuditAction::SessionsRevoked,
+                subject_id: Some(user_id),
+                session_id: None,
+                details: Some(&details),
+            };
+            append(tx, act, entry).await?;
+            Ok(ended.alive)
+        })
+    })
+    .await
+}
+
+/// Sessions that were ended.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    /// All of them; tokens of one that lapsed just before may still be out.
+    pub(super) ids: Vec<Uuid>,
+    /// How many had not lapsed.
+    pub(super) alive: usize,
+}
+
+/// Ends every session of a user but `except`. The caller has locked the user, and writes the revocations.
+pub(super) async fn end_sessions(
+    connection: &mut PgConnection,
+    user_id: Uuid,
+    except: Option<Uuid>,
+    now: OffsetDateTime,
+) -> Result<Ended> {
+    let rows = sqlx::query!(
+        r#"UPDATE sessions SET revoke_time = $2
+         WHERE user_id = $1 AND revoke_time IS NULL AND id IS DISTINCT FROM $3
+         RETURNING id, expire_time > $2 AS "alive!""#,
+        user_id,
+        now,
+        except
+    )
+    .fetch_all(connection)
+    .await?;
+    let alive = rows.iter().filter(|row| row.alive).count();
+    Ok(Ended { ids: rows.into_iter().map(|row| row.id).collect(), alive })
 }

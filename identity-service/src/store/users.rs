@@ -1,4 +1,4 @@
-//! The table `users`.
+//! The table `users`: making and reading.
 
 use service_core::auth::Role;
 use service_core::database::run_tx;
@@ -6,11 +6,8 @@ use sqlx::{PgConnection, PgExecutor, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::FailureKey;
-use super::failures::clear_failures;
-use super::revocations::record;
-use super::sessions::revoke_sessions;
-use crate::domain::{Email, Error, NewUser, Result, Revocation, RevokedTokens, User};
+use super::audit::{Entry, append};
+use crate::domain::{Act, AuditAction, Email, Error, NewUser, Result, User};
 
 /// The index that keeps addresses unique; named in `migrations/identity`.
 const EMAIL_INDEX: &str = "users_email_key";
@@ -87,14 +84,27 @@ impl TryFrom<CredentialsRow> for Credentials {
     }
 }
 
-/// Stores a new user.
+/// Stores a new user. A sign-up leaves no audit entry, since the user's row says the same; an admin who is made
+/// does: `admin_made` is who did it and when.
 ///
 /// # Errors
 /// [`Error::EmailTaken`] if another user has the address.
-pub async fn create_user(pool: &PgPool, user: &NewUser) -> Result<User> {
+pub async fn create_user(pool: &PgPool, user: &NewUser, admin_made: Option<Act>) -> Result<User> {
     let written = run_tx(pool, "user.create", |tx| {
         let user = user.clone();
-        Box::pin(async move { insert_user(tx, &user).await })
+        Box::pin(async move {
+            let created = insert_user(&mut *tx, &user).await?;
+            if let Some(act) = admin_made {
+                let entry = Entry {
+                    action: AuditAction::AdminCreated,
+                    subject_id: Some(user.id),
+                    session_id: None,
+                    details: None,
+                };
+                append(tx, act, entry).await?;
+            }
+            Ok(created)
+        })
     })
     .await;
     match written {
@@ -183,58 +193,105 @@ pub(super) async fn credentials_for_session(
     .transpose()
 }
 
-/// Puts a dearer hash of the same password in the place of `old`. Does nothing if the password was changed
-/// meanwhile.
-///
-/// # Errors
-/// If the database fails.
-pub async fn replace_password_hash(
-    executor: impl PgExecutor<'_>,
+/// The user as of now, locked until the transaction ends: whoever signs in, refreshes or changes the user
+/// waits.
+pub(super) async fn credentials_for_update(
+    connection: &mut PgConnection,
     id: Uuid,
-    old: &str,
-    new: &str,
-) -> Result<()> {
-    sqlx::query!("UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2", id, old, new)
-        .execute(executor)
-        .await?;
-    Ok(())
+) -> Result<Option<Credentials>> {
+    sqlx::query_as!(
+        CredentialsRow,
+        "SELECT id, email, display_name, role, active, session_version, revision, create_time, password_hash
+         FROM users WHERE id = $1 FOR UPDATE",
+        id
+    )
+    .fetch_optional(connection)
+    .await?
+    .map(TryInto::try_into)
+    .transpose()
 }
 
-/// Makes the user with this address an active admin with this password, forgets failed sign-ins, and voids
-/// every session and token from before. `None` if nobody has the address.
+/// Voids every token of a user that is out, and locks the user until the transaction ends. The version that tokens
+/// need from now on; `None` if there is no such user.
+pub(super) async fn raise_session_version(connection: &mut PgConnection, id: Uuid) -> Result<Option<i64>> {
+    let version = sqlx::query_scalar!(
+        "UPDATE users SET session_version = session_version + 1 WHERE id = $1 RETURNING session_version",
+        id
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(version)
+}
+
+/// Which users are listed.
+#[derive(Clone, Debug, Default)]
+pub struct UserFilter {
+    /// Of one of these roles; empty: all.
+    pub roles: Vec<Role>,
+    /// Active or not; `None`: both.
+    pub active: Option<bool>,
+}
+
+/// At most `limit` users who pass the filter, by id, from above `after` on.
 ///
 /// # Errors
 /// If the database fails.
-pub async fn reset_to_admin(
-    pool: &PgPool,
-    account: FailureKey,
-    email: &Email,
-    password_hash: &str,
-    now: OffsetDateTime,
-) -> Result<Option<Uuid>> {
-    run_tx(pool, "user.reset_to_admin", |tx| {
-        let (email, password_hash) = (email.clone(), password_hash.to_owned());
-        Box::pin(async move {
-            // Failures before the user, in the order in which a sign-in locks them.
-            clear_failures(tx, account).await?;
-            let reset = sqlx::query!(
-                "UPDATE users
-                 SET password_hash = $2, role = 'admin', active = true,
-                     session_version = session_version + 1, revision = revision + 1, update_time = $3
-                 WHERE lower(email) = lower($1)
-                 RETURNING id, session_version",
-                email.as_str(),
-                password_hash,
-                now
-            )
-            .fetch_optional(&mut *tx)
-            .await?;
-            let Some(reset) = reset else { return Ok(None) };
-            revoke_sessions(tx, reset.id, now).await?;
-            let tokens = RevokedTokens::BelowVersion(reset.session_version);
-            record(tx, &[Revocation { user_id: reset.id, tokens }], now).await?;
-            Ok::<_, Error>(Some(reset.id))
-        })
-    })
-    .await
+pub async fn users(
+    executor: impl PgExecutor<'_>,
+    filter: &UserFilter,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<User>> {
+    let roles: Vec<String> = filter.roles.iter().map(|role| role.as_str().to_owned()).collect();
+    sqlx::query_as!(
+        UserRow,
+        "SELECT id, email, display_name, role, active, session_version, revision, create_time FROM users
+         WHERE id > $1 AND (cardinality($2::text[]) = 0 OR role = ANY ($2))
+           AND ($3::boolean IS NULL OR active = $3)
+         ORDER BY id LIMIT $4",
+        after.unwrap_or_default(),
+        &roles,
+        filter.active,
+        limit
+    )
+    .fetch_all(executor)
+    .await?
+    .into_iter()
+    .map(TryInto::try_into)
+    .collect()
+}
+
+/// The users with these ids, in no order. Ids that name nobody are left out.
+///
+/// # Errors
+/// If the database fails.
+pub async fn users_by_ids(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<User>> {
+    sqlx::query_as!(
+        UserRow,
+        "SELECT id, email, display_name, role, active, session_version, revision, create_time
+         FROM users WHERE id = ANY ($1)",
+        ids
+    )
+    .fetch_all(executor)
+    .await?
+    .into_iter()
+    .map(TryInto::try_into)
+    .collect()
+}
+
+/// The user with this id, and the hash of the password.
+///
+/// # Errors
+/// If the database fails.
+pub async fn credentials_by_id(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Option<Credentials>> {
+    sqlx::query_as!(
+        CredentialsRow,
+        "SELECT id, email, display_name, role, active, session_version, revision, create_time, password_hash
+         FROM users WHERE id = $1",
+        id
+    )
+    .fetch_optional(executor)
+    .await?
+    .map(TryInto::try_into)
+    .transpose()
 }

@@ -8,10 +8,13 @@
 )]
 
 mod access;
+mod admin;
 mod architecture;
+mod audit;
 mod backoff;
 mod bad_input;
 mod binary;
+mod change_password;
 mod child;
 mod database;
 mod jwks;
@@ -20,6 +23,7 @@ mod revocations;
 mod rotation;
 mod server;
 mod service_accounts;
+mod sessions;
 mod sign_in;
 mod sign_up;
 mod tokens;

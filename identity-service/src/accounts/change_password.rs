@@ -1,0 +1,52 @@
+//! Changing one's password. The present one is judged as a sign-in's is, and guesses count alike.
+
+use std::net::IpAddr;
+
+use service_core::auth::Principal;
+
+use super::Accounts;
+use super::sign_in::TRIES;
+use crate::domain::{Error, NewPassword, Password, Result};
+use crate::store::{self, FailureKey, PasswordChange};
+
+/// A password that its user changes. Every part has been checked.
+#[derive(Clone, Debug)]
+pub struct ChangePassword {
+    /// The present password.
+    pub current: Password,
+    /// The new one.
+    pub new: NewPassword,
+    /// Where the call comes from, if that is known.
+    pub address: Option<IpAddr>,
+}
+
+impl Accounts {
+    /// Changes the caller's password and ends the caller's other sessions: how many were alive.
+    ///
+    /// # Errors
+    /// [`Error::CredentialsInvalid`] if the present password is wrong; [`Error::TooManyAttempts`];
+    /// [`Error::TokenRevoked`] if the caller is gone or deactivated.
+    pub async fn change_password(&self, caller: &Principal, request: ChangePassword) -> Result<usize> {
+        for _ in 0..TRIES {
+            let found = store::credentials_by_id(&self.pool, caller.user_id).await?;
+            let found = found.filter(|found| found.user.active).ok_or(Error::TokenRevoked)?;
+            let keys = self.keys(FailureKey::account(&found.user.email), request.address);
+            self.may_attempt(keys).await?;
+            if !self.hasher.verify(request.current.clone(), Some(&found.password_hash)).await? {
+                return Err(self.failed_attempt(keys, Some(caller.user_id), Error::CredentialsInvalid).await);
+            }
+            let change = PasswordChange {
+                user_id: caller.user_id,
+                judged_hash: found.password_hash,
+                new_hash: self.hasher.hash(request.new.clone().into_inner()).await?,
+                keep: caller.session_id,
+                act: self.act(Some(caller.user_id)),
+            };
+            if let Some(ended) = store::change_password(&self.pool, keys.account, &change).await? {
+                tracing::info!(user_id = %caller.user_id, ended, "password changed");
+                return Ok(ended);
+            }
+        }
+        Err(Error::CredentialsInvalid)
+    }
+}

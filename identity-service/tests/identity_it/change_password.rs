@@ -1,0 +1,90 @@
+//! ChangePassword.
+
+use rowlock_proto::identity::v1::{ChangePasswordRequest, RefreshTokensRequest};
+use tonic::{Code, Status};
+
+use crate::server::{PASSWORD, TestServer, invalid, refusal, violated, with_token};
+
+const NEW: &str = "amber ferry 64";
+const WRONG: &str = "violet tram 82";
+
+async fn change(server: &TestServer, token: &str, current: &str, new: &str) -> Result<i32, Status> {
+    let request = ChangePasswordRequest { current_password: current.into(), new_password: new.into() };
+    server.users().change_password(with_token(request, token)).await.map(|a| a.into_inner().revoked_sessions)
+}
+
+#[tokio::test]
+async fn a_new_password_ends_all_sessions_but_the_one_that_it_came_from() {
+    let server = TestServer::start().await;
+    server.sign_up("ada@example.org").await;
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        sessions.push(server.sign_in("ada@example.org", PASSWORD).await.unwrap());
+    }
+    assert_eq!(change(&server, &sessions[1].access_token, PASSWORD, NEW).await.unwrap(), 2);
+    for (index, session) in sessions.iter().enumerate() {
+        let request = RefreshTokensRequest { refresh_token: session.refresh_token.clone() };
+        assert_eq!(server.auth().refresh_tokens(request).await.is_ok(), index == 1);
+    }
+    let revoked: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM revocations WHERE session_id IN
+                             (SELECT id FROM sessions WHERE revoke_time IS NOT NULL)",
+    )
+    .fetch_one(&server.database.pool(1))
+    .await
+    .unwrap();
+    assert_eq!(revoked, 2);
+    server.sign_in("ada@example.org", PASSWORD).await.unwrap_err();
+    server.sign_in("ada@example.org", NEW).await.unwrap();
+}
+
+#[tokio::test]
+async fn wrong_present_passwords_count_like_failed_sign_ins() {
+    let server = TestServer::with(|config| config.sign_in.account.free = 3).await;
+    server.sign_up("ada@example.org").await;
+    let token = server.sign_in("ada@example.org", PASSWORD).await.unwrap().access_token;
+    for _ in 0..2 {
+        let status = change(&server, &token, WRONG, NEW).await.unwrap_err();
+        assert_eq!(refusal(&status), (Code::Unauthenticated, "CREDENTIALS_INVALID".into()));
+    }
+    server.sign_in("ada@example.org", WRONG).await.unwrap_err();
+    let status = change(&server, &token, PASSWORD, NEW).await.unwrap_err();
+    assert_eq!(refusal(&status), (Code::ResourceExhausted, "TOO_MANY_ATTEMPTS".into()));
+    server.clock.advance(std::time::Duration::from_secs(1));
+    change(&server, &token, PASSWORD, NEW).await.unwrap();
+    for _ in 0..3 {
+        let status = server.sign_in("ada@example.org", WRONG).await.unwrap_err();
+        assert_eq!(refusal(&status).1, "CREDENTIALS_INVALID", "counted from the beginning");
+    }
+}
+
+#[tokio::test]
+async fn a_new_password_keeps_the_rules_and_all_that_is_wrong_is_named_at_once() {
+    let server = TestServer::start().await;
+    server.sign_up("ada@example.org").await;
+    let token = server.sign_in("ada@example.org", PASSWORD).await.unwrap().access_token;
+    for (current, new, fields) in [
+        ("", "", vec!["current_password", "new_password"]),
+        (PASSWORD, "short 7", vec!["new_password"]),
+        (PASSWORD, "password123", vec!["new_password"]),
+        (PASSWORD, "ada@example.org", vec!["new_password"]),
+    ] {
+        let status = change(&server, &token, current, new).await.unwrap_err();
+        assert_eq!(refusal(&status), invalid("VALIDATION_FAILED"));
+        assert_eq!(violated(&status), fields);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_changes_at_once_the_second_has_a_wrong_present_password() {
+    let server = TestServer::start().await;
+    server.sign_up("ada@example.org").await;
+    let token = server.sign_in("ada@example.org", PASSWORD).await.unwrap().access_token;
+    let (a, b) = tokio::join!(
+        change(&server, &token, PASSWORD, NEW),
+        change(&server, &token, PASSWORD, "amber ferry 65")
+    );
+    assert!(a.is_ok() != b.is_ok(), "{a:?} {b:?}");
+    let status = a.err().or(b.err()).unwrap();
+    assert_eq!(refusal(&status).1, "CREDENTIALS_INVALID");
+}
