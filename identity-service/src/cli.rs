@@ -76,6 +76,10 @@ pub struct TokenArgs {
     /// The audience that tokens name; verifiers expect it
     #[arg(long, env = "ROWLOCK_TOKEN_AUDIENCE", value_name = "TEXT", default_value = "rowlock")]
     pub token_audience: String,
+    /// Where verifiers reach the HTTP port, such as `https://identity.example.org`, for jwks_uri in
+    /// /.well-known/openid-configuration [default: the host of the request]
+    #[arg(long, env = "ROWLOCK_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
     /// How long an access token lives, 10s to 1h
     #[arg(long, env = "ROWLOCK_ACCESS_TOKEN_LIFETIME", value_name = "DURATION", default_value = "5m")]
     pub access_token_lifetime: Checked<Period>,

@@ -52,6 +52,8 @@ pub struct TokenConfig {
     pub issuer: String,
     /// The `aud` claim.
     pub audience: String,
+    /// Where the HTTP port is reached from outside, without a slash at the end.
+    pub public_url: Option<String>,
     /// How long an access token lives.
     pub access_lifetime: Duration,
     /// How long sessions live.
@@ -101,6 +103,17 @@ impl TokenArgs {
         };
         required("--token-issuer (ROWLOCK_TOKEN_ISSUER)", &self.token_issuer);
         required("--token-audience (ROWLOCK_TOKEN_AUDIENCE)", &self.token_audience);
+        let public_url = self.public_url.map(|url| url.trim().trim_end_matches('/').to_owned());
+        let is_url = |url: &String| {
+            url.parse::<axum::http::Uri>()
+                .is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some())
+        };
+        if !public_url.iter().all(is_url) {
+            errors.add(
+                "--public-url (ROWLOCK_PUBLIC_URL)",
+                "must be a URL such as https://identity.example.org",
+            );
+        }
         let name = "--access-token-lifetime (ROWLOCK_ACCESS_TOKEN_LIFETIME)";
         let access_lifetime =
             period(name, self.access_token_lifetime, 10, LONGEST_ACCESS_TOKEN_LIFETIME.as_secs(), errors);
@@ -111,6 +124,7 @@ impl TokenArgs {
         let tokens = TokenConfig {
             issuer: self.token_issuer,
             audience: self.token_audience,
+            public_url,
             access_lifetime,
             sessions: SessionLifetimes { idle, absolute },
         };
@@ -230,6 +244,8 @@ mod tests {
             "perhaps",
             "--token-issuer",
             " ",
+            "--public-url",
+            "identity.example.org",
             "--access-token-lifetime",
             "2d",
             "--refresh-token-lifetime",
@@ -253,6 +269,7 @@ mod tests {
             "ROWLOCK_KEYS_DIR",
             "ROWLOCK_KEYS_ALLOW_GROUP_READ",
             "ROWLOCK_TOKEN_ISSUER",
+            "ROWLOCK_PUBLIC_URL",
             "ROWLOCK_ACCESS_TOKEN_LIFETIME",
             "ROWLOCK_REFRESH_TOKEN_LIFETIME",
             "ROWLOCK_PASSWORD_HASH_MEMORY_KIB",
@@ -263,7 +280,7 @@ mod tests {
         ] {
             assert!(text.contains(&format!("({name})")), "{name} is missing in:\n{text}");
         }
-        assert_eq!(text.lines().count(), 13, "one line for each, and the heading:\n{text}");
+        assert_eq!(text.lines().count(), 14, "one line for each, and the heading:\n{text}");
     }
 
     #[test]

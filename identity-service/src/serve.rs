@@ -60,6 +60,7 @@ pub async fn serve(
     let verifier = TokenVerifier::new(verify, keys, sources.clock.clone()).with_revocations(feed.known());
     let verifier = Arc::new(verifier);
 
+    let (issuer, public_url) = (config.tokens.issuer.clone(), config.tokens.public_url.clone());
     let pool = database::pool(&config.database, APPLICATION_NAME).await;
     let accounts = Arc::new(Accounts {
         pool: pool.clone(),
@@ -104,7 +105,8 @@ pub async fn serve(
     // Ends both: the outer shutdown, a schema that cannot be served, or a server that cannot go on.
     let stop = shutdown.child_token();
     let serving = async {
-        let served = server.serve(routes, http::router(ring), listeners, stop.clone()).await;
+        let served =
+            server.serve(routes, http::router(ring, issuer, public_url), listeners, stop.clone()).await;
         stop.cancel();
         served
     };

@@ -66,3 +66,25 @@ async fn the_keys_over_http_are_the_same_and_can_be_cached() {
     let (head, _) = server.get("/.well-known/jwks.json", "if-none-match: \"other\"\r\n").await;
     assert!(head.starts_with("http/1.1 200"), "{head}");
 }
+
+#[tokio::test]
+async fn the_discovery_document_says_where_the_keys_are_and_names_nothing_that_is_not_served() {
+    let server = TestServer::start().await;
+    let (head, body) = server.get("/.well-known/openid-configuration", "").await;
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    assert!(
+        head.contains("content-type: application/json") && head.contains("cache-control: no-store"),
+        "{head}"
+    );
+    let told: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(told["issuer"], "identity.rowlock");
+    assert_eq!(told["jwks_uri"], "http://test/.well-known/jwks.json");
+    assert_eq!(told["id_token_signing_alg_values_supported"], serde_json::json!(["ES256"]));
+    assert!(!body.contains("_endpoint"), "{body}");
+
+    let url = Some("https://identity.example.org".to_owned());
+    let server = TestServer::with(|config| config.tokens.public_url = url).await;
+    let (head, body) = server.get("/.well-known/openid-configuration", "").await;
+    assert!(head.contains("cache-control: public, max-age=60"), "{head}");
+    assert!(body.contains(r#""https://identity.example.org/.well-known/jwks.json""#), "{body}");
+}
