@@ -31,29 +31,36 @@ pub(crate) struct Faults {
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     pub(crate) faults: Faults,
+    /// Where connections are passed on to from now on.
+    #[allow(dead_code, reason = "only a failover moves the server")]
+    pub(crate) server: Arc<watch::Sender<SocketAddr>>,
     _end: DropGuard,
 }
 
 impl Proxy {
     pub(crate) async fn start(server: SocketAddr) -> Self {
+        let server = Arc::new(watch::Sender::new(server));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (faults, end) = (Faults::default(), CancellationToken::new());
         let accept = {
-            let faults = faults.clone();
+            let (faults, server) = (faults.clone(), Arc::clone(&server));
             async move {
                 loop {
                     let (client, _) = listener.accept().await.unwrap();
-                    if *faults.down.borrow() {
-                        faults.refused.fetch_add(1, Ordering::SeqCst);
+                    let to = *server.borrow();
+                    if !*faults.down.borrow()
+                        && let Ok(server) = TcpStream::connect(to).await
+                    {
+                        tokio::spawn(pass(client, server, faults.clone()));
                     } else {
-                        tokio::spawn(pass(client, TcpStream::connect(server).await.unwrap(), faults.clone()));
+                        faults.refused.fetch_add(1, Ordering::SeqCst);
                     }
                 }
             }
         };
         tokio::spawn(end.clone().run_until_cancelled_owned(accept));
-        Self { address, faults, _end: end.drop_guard() }
+        Self { address, faults, server, _end: end.drop_guard() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A crowd of clients that ask, queue, change their minds, and keep books.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
@@ -10,7 +11,7 @@ use rowlock_proto::booking::v1::register_response::Outcome;
 use service_core::auth::Role;
 use service_core::test_support::TokenMint;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
@@ -18,6 +19,9 @@ use uuid::Uuid;
 
 use crate::caller::Caller;
 use crate::journal::{Answer, Ask, Journal, Made, Move};
+use crate::policy::RetryPolicy;
+use crate::stage::long_token;
+use crate::system::PATIENCE;
 
 /// How long clients go on asking for an answer that they did not get.
 const REPLAY: Duration = Duration::from_secs(60);
@@ -34,8 +38,13 @@ pub(crate) struct Crowd {
     /// The longest pause of each between two calls.
     pub(crate) pause: Duration,
     pub(crate) deadline: Duration,
-    /// Whether calls follow the retry policy that is shipped with the contract.
-    pub(crate) retries: bool,
+    /// Repeats what fails, as it is shipped with the contract.
+    pub(crate) policy: Option<RetryPolicy>,
+    /// Whether people hang up before their deadline, or give hardly any.
+    pub(crate) hurried: bool,
+    /// Calls for seats that were begun, and that were answered for good.
+    pub(crate) begun: Arc<AtomicUsize>,
+    pub(crate) answered: Arc<AtomicUsize>,
 }
 
 pub(crate) struct Load {
@@ -48,7 +57,12 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn start(crowd: Crowd) -> Self {
-        let (journal, stop) = (Arc::new(Journal::default()), CancellationToken::new());
+        Self::with_journal(crowd, Arc::new(Journal::default()))
+    }
+
+    /// One more crowd, with the same books.
+    pub(crate) fn with_journal(crowd: Crowd, journal: Arc<Journal>) -> Self {
+        let stop = CancellationToken::new();
         let mut people = JoinSet::new();
         for seed in 0..crowd.people {
             let life = Life {
@@ -78,12 +92,12 @@ impl Load {
         let moves = self.journal.moves();
         let moves = moves.into_iter().enumerate().filter(|(_, (.., answer))| answer.is_unknown());
         let until = Instant::now() + REPLAY;
+        let calm = Crowd { deadline: PATIENCE, hurried: false, ..self.crowd.clone() };
         let places = Arc::new(tokio::sync::Semaphore::new(32));
         let (mut tasks, mut count) = (JoinSet::new(), 0);
         for (line, (ask, _)) in asks {
             count += 1;
-            let (crowd, journal, places) =
-                (self.crowd.clone(), Arc::clone(&self.journal), Arc::clone(&places));
+            let (crowd, journal, places) = (calm.clone(), Arc::clone(&self.journal), Arc::clone(&places));
             tasks.spawn(async move {
                 let _place = places.acquire_owned().await.unwrap();
                 let person = crowd.somebody(ask.user);
@@ -99,8 +113,7 @@ impl Load {
         }
         for (line, (user, action, made, _)) in moves {
             count += 1;
-            let (crowd, journal, places) =
-                (self.crowd.clone(), Arc::clone(&self.journal), Arc::clone(&places));
+            let (crowd, journal, places) = (calm.clone(), Arc::clone(&self.journal), Arc::clone(&places));
             tasks.spawn(async move {
                 let _place = places.acquire_owned().await.unwrap();
                 let person = crowd.somebody(user);
@@ -134,16 +147,7 @@ fn again(answer: &Answer) -> bool {
 
 impl Crowd {
     pub(crate) fn somebody(&self, user: Uuid) -> Person {
-        // Good for longer than any fault lasts, and by clocks that go wrong.
-        let token = self.mint.token_with(
-            user,
-            Role::Attendee,
-            |claims| {
-                claims.nbf -= 900;
-                claims.exp += 900;
-            },
-            |_| {},
-        );
+        let token = long_token(&self.mint, user, Role::Attendee);
         Person::new(self, Caller::new(user, &token, self.front[0].clone()))
     }
 }
@@ -170,18 +174,17 @@ impl Person {
         Caller { channel: self.front[way].clone(), ..self.first.clone() }
     }
 
-    /// The documented policy: UNAVAILABLE is tried four times more, after growing and random pauses, on whatever
-    /// connection comes next.
     async fn call<T, F>(&self, crowd: &Crowd, call: impl Fn(Caller) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let mut longest = Duration::from_millis(100);
-        for _ in 0..4 {
+        let Some(policy) = &crowd.policy else { return call(self.caller()).await };
+        let mut longest = policy.initial_backoff;
+        for _ in 1..policy.max_attempts {
             match call(self.caller()).await {
-                Err(status) if crowd.retries && status.code() == tonic::Code::Unavailable => {
+                Err(status) if policy.repeats(&status) => {
                     sleep(rand::random_range(Duration::ZERO..longest)).await;
-                    longest = (longest * 2).min(Duration::from_secs(2));
+                    longest = longest.mul_f64(policy.multiplier).min(policy.max_backoff);
                 }
                 answer => return answer,
             }
@@ -313,8 +316,20 @@ impl Life {
             queue: self.dice.random_bool(0.6),
         };
         let line = self.journal.ask(ask);
-        let answer = person.ask(&self.crowd, ask).await;
+        self.crowd.begun.fetch_add(1, Ordering::Relaxed);
+        let patience = if self.crowd.hurried {
+            self.dice.random_range(Duration::ZERO..=self.crowd.deadline)
+        } else {
+            PATIENCE
+        };
+        let answer = match timeout(patience, person.ask(&self.crowd, ask)).await {
+            Ok(answer) => answer,
+            Err(_) => Answer::Unknown("hung up".to_owned()),
+        };
         self.journal.answered(line, &answer);
+        if !answer.is_unknown() {
+            self.crowd.answered.fetch_add(1, Ordering::Relaxed);
+        }
         let Answer::Made(made) = answer else { return None };
         // As clients do that lost the answer, at whatever replica.
         if self.dice.random_bool(0.1)

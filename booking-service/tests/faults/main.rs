@@ -42,11 +42,17 @@ mod follow;
 mod journal;
 mod load;
 mod order;
+mod policy;
 mod proving;
 mod stage;
 
+mod blackhole;
+mod clocks;
 mod commits;
+mod disk;
+mod failover;
 mod locks;
 mod replicas;
 mod sabotage;
 mod server;
+mod storms;

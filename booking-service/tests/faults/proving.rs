@@ -68,6 +68,10 @@ impl Ordeal {
             wrong.extend(watcher.end(&stage.pool, PATIENCE).await);
         }
         wrong.extend(unproven(&admin, &self.load.crowd.events).await);
+        if let Some((_, count)) = self.load.journal.unknown().iter().find(|(why, _)| why == "INTERNAL_ERROR")
+        {
+            wrong.push(format!("{count} answers are INTERNAL_ERROR"));
+        }
         // A session that is on its way out may hold a lock for a moment yet.
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         wrong.extend(violations(&stage.database, &stage.pool, &self.load.journal).await);

@@ -1,10 +1,13 @@
-//! Fault 1: replicas die.
+//! Faults 1 and 11: replicas die, and are replaced in good order.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 
 use crate::envoy::Envoy;
+use crate::journal::Answer;
+use crate::load::Crowd;
+use crate::policy::RetryPolicy;
 use crate::proving::Ordeal;
 use crate::stage::{Stage, scale, way_to};
 
@@ -27,5 +30,33 @@ async fn replicas_that_are_killed_behind_a_proxy_lose_and_double_nothing() {
     stage.ready().await;
     sleep(Duration::from_millis(500)).await;
     ordeal.prove(&stage, "1, SIGKILL of one of three replicas behind Envoy", times).await;
+    stage.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "a fault: deploy/local/test faults"]
+async fn a_rolling_restart_is_not_seen_by_clients_that_follow_the_policy() {
+    let mut stage = Stage::with_replicas(3).await;
+    let envoy = Envoy::start(&stage.replicas.iter().map(|replica| replica.grpc).collect::<Vec<_>>()).await;
+    let front = (0..8).map(|_| way_to(envoy.address)).collect();
+    let crowd = Crowd { policy: Some(RetryPolicy::shipped()), ..stage.crowd(front).await };
+    let ordeal = Ordeal::begin(&stage, crowd);
+    let rounds = scale() as usize;
+    for _ in 0..rounds {
+        for number in 0..3 {
+            sleep(Duration::from_millis(1_000)).await;
+            assert_eq!(stage.stop(number, "-TERM"), Some(0));
+            stage.start(number);
+            stage.ready().await;
+        }
+    }
+    sleep(Duration::from_millis(500)).await;
+    let journal = std::sync::Arc::clone(&ordeal.load.journal);
+    let verdict = ordeal.prove(&stage, "11, rolling restart of all replicas", 3 * rounds).await;
+    assert_eq!((verdict.unknown, journal.unknown()), (0, Vec::new()), "no client saw an error");
+    let refused = |reason: &str| {
+        journal.asks().iter().any(|(_, answer)| matches!(answer, Answer::Refused(why) if why == reason))
+    };
+    assert!(!refused("SHUTTING_DOWN") && !refused("OVERLOADED"), "no client saw an error");
     stage.end();
 }

@@ -36,7 +36,10 @@ impl Honest {
             people: 0,
             pause: Duration::ZERO,
             deadline: Duration::from_secs(60),
-            retries: false,
+            policy: None,
+            hurried: false,
+            begun: Arc::default(),
+            answered: Arc::default(),
         };
         for n in 0..7 {
             let ask = Ask {

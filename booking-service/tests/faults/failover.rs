@@ -1,0 +1,102 @@
+//! Fault 6: the primary is lost, and a standby takes over.
+
+use std::time::{Duration, Instant};
+
+use service_core::test_support::TestServer;
+use tokio::time::sleep;
+
+use crate::proving::Ordeal;
+use crate::proxy::Proxy;
+use crate::stage::Stage;
+
+/// A primary and its standby, behind an address that stays.
+async fn pair() -> (Stage, TestServer, Proxy) {
+    let server = TestServer::start(&[]);
+    let standby = server.standby(&[]);
+    let proxy = Proxy::start(([127, 0, 0, 1], server.port()).into()).await;
+    let mut stage = Stage::empty(server).await;
+    stage.through(proxy.address);
+    (stage, standby, proxy)
+}
+
+/// Ends the primary for good and puts the standby in its place. Gives how long nobody served.
+async fn fail_over(stage: &mut Stage, mut standby: TestServer, proxy: &Proxy) -> Duration {
+    let began = Instant::now();
+    stage.server.kill();
+    standby.promote();
+    proxy.server.send_replace(([127, 0, 0, 1], standby.port()).into());
+    stage.moved_to(standby).await;
+    stage.ready().await;
+    began.elapsed()
+}
+
+async fn set(stage: &Stage, sql: &'static str) {
+    sqlx::raw_sql(sql).execute(&stage.pool).await.unwrap();
+    sqlx::raw_sql("SELECT pg_reload_conf()").execute(&stage.pool).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "a fault: deploy/local/test faults"]
+async fn a_failover_to_a_synchronous_standby_loses_nothing_that_was_acknowledged() {
+    let (mut stage, standby, proxy) = pair().await;
+    set(&stage, "ALTER SYSTEM SET synchronous_standby_names = 'standby'").await;
+    stage.add_replicas(2).await;
+    let ordeal = Ordeal::begin(&stage, stage.crowd(stage.ways()).await);
+    sleep(Duration::from_secs(3)).await;
+    let state: String = sqlx::query_scalar("SELECT sync_state FROM pg_stat_replication")
+        .fetch_one(&stage.pool)
+        .await
+        .unwrap();
+    assert_eq!(state, "sync");
+    let gone = fail_over(&mut stage, standby, &proxy).await;
+    sleep(Duration::from_secs(1)).await;
+    let figures = format!(", ready {gone:.1?} after the primary was lost");
+    ordeal.prove_with(&stage, "6, failover to a synchronous standby", 1, &figures).await;
+    stage.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "a fault: deploy/local/test faults"]
+async fn a_failover_to_an_asynchronous_standby_loses_the_last_moments_and_no_more() {
+    let (mut stage, standby, proxy) = pair().await;
+    stage.add_replicas(2).await;
+    let crowd = stage.crowd(stage.ways()).await;
+    let load = crate::load::Load::start(crowd);
+    sleep(Duration::from_secs(3)).await;
+    // The standby lags: nothing reaches it any more.
+    let lag = Duration::from_millis(500);
+    let sender = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_replication";
+    let cut = Instant::now();
+    while cut.elapsed() < lag {
+        sqlx::raw_sql(sender).execute(&stage.pool).await.unwrap();
+        sleep(Duration::from_millis(2)).await;
+    }
+    let gone = fail_over(&mut stage, standby, &proxy).await;
+    let mut load = load;
+    load.end().await;
+    let expected = load.journal.expected();
+    let ids: Vec<uuid::Uuid> = expected.keys().copied().collect();
+    let kept: i64 = sqlx::query_scalar(
+        "SELECT (SELECT count(*) FROM registrations WHERE id = ANY($1)) + (SELECT count(*) FROM waitlist_entries WHERE id = ANY($1))",
+    )
+    .bind(&ids)
+    .fetch_one(&stage.pool)
+    .await
+    .unwrap();
+    let lost = ids.len() - usize::try_from(kept).unwrap();
+    // What is left is one moment of the past: each event is right by itself.
+    let mut wrong = Vec::new();
+    for event in &load.crowd.events {
+        let event = crate::proof::id(&event.event_id);
+        wrong.extend(crate::proof::complaints(&stage.pool, event).await);
+        wrong.extend(crate::order::out_of_turn(&stage.pool, event).await);
+    }
+    println!(
+        "fault: 6, failover to an asynchronous standby that lags {lag:?}: acknowledged {}, lost {lost}, ready after {gone:.1?}, \
+         violations of what is left {}",
+        ids.len(),
+        wrong.len(),
+    );
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    stage.end();
+}
