@@ -72,6 +72,7 @@ pub async fn serve(
     let booking = Arc::new(Booking {
         seating: Arc::clone(&seating),
         pool: pool.clone(),
+        lookups: grpc::Lookups::start(&pool),
         ids: Arc::clone(&sources.ids),
         simulator: Simulator::default(),
         feed: feed.clone(),

@@ -126,6 +126,7 @@ impl Row {
         {
             self.found(&format!("{name}: {whose} CPU"), "µs/call", time.as_secs_f64() * 1e6 / calls);
         }
+        self.found(&format!("{name}: CPU of others"), "%", used.of_others() * 100.0);
         self.found(&format!("{name}: WAL"), "B/call", used.wal_bytes as f64 / calls);
     }
 

@@ -138,6 +138,7 @@ impl System {
             services: self.replicas.iter().map(|replica| cpu_of(replica.child.id())).sum(),
             postgres: cpu_of(self.postmaster) + cpu_of_children(self.postmaster),
             clients: cpu_of(std::process::id()),
+            machine: crate::usage::cpu_of_machine(),
             wal_bytes: u64::try_from(wal).unwrap_or_default(),
         })
     }

@@ -15,6 +15,16 @@ pub(crate) struct Usage {
     /// Load generators that have ended.
     pub(crate) clients: Duration,
     pub(crate) wal_bytes: u64,
+    /// The whole machine, whoever it worked for.
+    pub(crate) machine: Duration,
+}
+
+impl Usage {
+    /// What the machine did for others, as a share of all that it did.
+    pub(crate) fn of_others(self) -> f64 {
+        let ours = self.services + self.postgres + self.clients;
+        self.machine.saturating_sub(ours).as_secs_f64() / self.machine.as_secs_f64().max(f64::EPSILON)
+    }
 }
 
 impl Sub for Usage {
@@ -25,6 +35,7 @@ impl Sub for Usage {
             services: self.services.saturating_sub(earlier.services),
             postgres: self.postgres.saturating_sub(earlier.postgres),
             clients: self.clients.saturating_sub(earlier.clients),
+            machine: self.machine.saturating_sub(earlier.machine),
             wal_bytes: self.wal_bytes.saturating_sub(earlier.wal_bytes),
         }
     }
@@ -57,6 +68,22 @@ pub(crate) fn cpu_of_children(parent: u32) -> Duration {
     let Ok(processes) = fs::read_dir("/proc") else { return Duration::ZERO };
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter(|&pid| parent_of(pid) == Some(parent)).map(cpu_of).sum()
+}
+
+/// CPU time of everything on this machine, without idling and waiting for disks.
+pub(crate) fn cpu_of_machine() -> Duration {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let fields: Vec<u32> = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|n| n.parse().ok())
+        .collect();
+    // user, nice, system, idle, iowait, irq, softirq; what follows is counted in these, or is not ours to use.
+    let busy = fields.iter().take(7).enumerate().filter(|(n, _)| !matches!(n, 3 | 4));
+    TICK * busy.map(|(_, ticks)| *ticks).sum::<u32>()
 }
 
 /// Resident memory now and at its highest, in MiB.

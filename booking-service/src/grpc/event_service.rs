@@ -132,7 +132,9 @@ impl EventService for Events {
 impl Booking {
     /// An event that the actor may know of.
     pub(super) async fn visible_event(&self, actor: Actor, event_id: Uuid) -> Result<EventRecord, CallError> {
-        events::get(&self.pool, event_id)
+        self.lookups
+            .events
+            .get(event_id)
             .await?
             .filter(|record| authority::sees_event(actor, &record.event))
             .ok_or_else(|| Refusal::EventNotFound { event_id }.into())

@@ -15,6 +15,7 @@ mod watch;
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use rowlock_proto::booking::v1 as pb;
 use service_core::auth::{Principal, Role, principal};
 use service_core::clock::Clock;
@@ -25,12 +26,16 @@ use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use uuid::Uuid;
 
 use crate::domain::command::{Action, Actor, ActorRole, Command};
 use crate::domain::decide::Outcome;
+use crate::domain::event::EventRecord;
 use crate::feed::Feed;
 use crate::seating::Seating;
 use crate::simulate::Simulator;
+use crate::store::lookup::Lookup;
+use crate::store::{events, registrations, waitlist};
 
 pub use error::{CallError, DOMAIN};
 
@@ -40,6 +45,8 @@ pub struct Booking {
     pub seating: Arc<Seating>,
     /// For everything that takes no seat: a rush cannot starve it.
     pub pool: PgPool,
+    /// What many calls look up at once.
+    pub lookups: Lookups,
     /// Makes ids of new events.
     pub ids: Arc<dyn IdSource>,
     /// Runs rehearsals, one at a time.
@@ -54,6 +61,31 @@ pub struct Booking {
     pub draining: CancellationToken,
 }
 
+/// What nearly every call has to look up first.
+pub struct Lookups {
+    /// Events.
+    pub events: Lookup<EventRecord>,
+    /// The events that registrations belong to.
+    pub events_of_registrations: Lookup<Uuid>,
+    /// The events that queue entries belong to.
+    pub events_of_entries: Lookup<Uuid>,
+}
+
+impl Lookups {
+    /// To be called within a tokio runtime.
+    pub fn start(pool: &PgPool) -> Self {
+        Self {
+            events: Lookup::start(pool.clone(), |pool, ids| events::find(pool, ids).boxed()),
+            events_of_registrations: Lookup::start(pool.clone(), |pool, ids| {
+                registrations::events_of(pool, ids).boxed()
+            }),
+            events_of_entries: Lookup::start(pool.clone(), |pool, ids| {
+                waitlist::events_of(pool, ids).boxed()
+            }),
+        }
+    }
+}
+
 impl Booking {
     /// When a stream that this request opens has to end.
     fn stream_end<T>(&self, request: &tonic::Request<T>) -> Result<StreamEnd, CallError> {
@@ -65,7 +97,7 @@ impl Booking {
     async fn submit(
         &self,
         actor: Actor,
-        event_id: uuid::Uuid,
+        event_id: Uuid,
         action: Action,
         deadline: Instant,
     ) -> Result<Outcome, CallError> {

@@ -117,7 +117,11 @@ impl Registrations {
         action: Action,
         deadline: Instant,
     ) -> Result<Outcome, CallError> {
-        let event_id = registrations::event_of(&self.0.pool, registration_id)
+        let event_id = self
+            .0
+            .lookups
+            .events_of_registrations
+            .get(registration_id)
             .await?
             .ok_or(Refusal::RegistrationNotFound { registration_id })?;
         self.0.submit(actor, event_id, action, deadline).await

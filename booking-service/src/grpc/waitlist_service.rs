@@ -99,8 +99,13 @@ impl Waitlists {
         action: Action,
         deadline: Instant,
     ) -> Result<Outcome, CallError> {
-        let event_id =
-            waitlist::event_of(&self.0.pool, entry_id).await?.ok_or(Refusal::EntryNotFound { entry_id })?;
+        let event_id = self
+            .0
+            .lookups
+            .events_of_entries
+            .get(entry_id)
+            .await?
+            .ok_or(Refusal::EntryNotFound { entry_id })?;
         self.0.submit(actor, event_id, action, deadline).await
     }
 

@@ -1,5 +1,7 @@
 //! Events outside of the seating transactions: create, get, list.
 
+use std::collections::HashMap;
+
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -125,12 +127,14 @@ pub async fn made_by(
     row.map(|row| Ok((row.try_into()?, found.fingerprint))).transpose()
 }
 
-/// One event.
+/// Events by id.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn get(pool: &PgPool, id: Uuid) -> Result<Option<EventRecord>, StoreError> {
-    query_events!("WHERE id = $1", id).fetch_optional(pool).await?.map(EventRecord::try_from).transpose()
+pub async fn find(pool: PgPool, ids: Vec<Uuid>) -> Result<HashMap<Uuid, EventRecord>, StoreError> {
+    let rows = query_events!("WHERE id = ANY($1)", &ids).fetch_all(&pool).await?;
+    let records: Vec<EventRecord> = read(rows)?;
+    Ok(records.into_iter().map(|record| (record.event.id, record)).collect())
 }
 
 /// Events that the filter lets through, of a part that the caller adds, in order of start after the given (start, id).

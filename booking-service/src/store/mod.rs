@@ -7,6 +7,7 @@
 pub mod changes;
 pub mod due;
 pub mod events;
+pub mod lookup;
 pub mod registrations;
 mod rows;
 pub mod seating;

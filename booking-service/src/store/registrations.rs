@@ -1,5 +1,7 @@
 //! Reading registrations.
 
+use std::collections::HashMap;
+
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -7,14 +9,15 @@ use super::StoreError;
 use super::rows::{query_registrations, read};
 use crate::domain::registration::{Registration, RegistrationState};
 
-/// The event that a registration belongs to. That never changes, so it may be read before the lock.
+/// The events that registrations belong to. That never changes, so it may be read before the lock.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn event_of(pool: &PgPool, id: Uuid) -> Result<Option<Uuid>, StoreError> {
-    Ok(sqlx::query_scalar!("SELECT event_id FROM registrations WHERE id = $1", id)
-        .fetch_optional(pool)
-        .await?)
+pub async fn events_of(pool: PgPool, ids: Vec<Uuid>) -> Result<HashMap<Uuid, Uuid>, StoreError> {
+    let rows = sqlx::query!("SELECT id, event_id FROM registrations WHERE id = ANY($1)", &ids)
+        .fetch_all(&pool)
+        .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.event_id)).collect())
 }
 
 /// One registration and its event's organizer.

@@ -1,5 +1,7 @@
 //! Reading queue entries.
 
+use std::collections::HashMap;
+
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -7,14 +9,15 @@ use super::StoreError;
 use super::rows::{query_entries, read};
 use crate::domain::waitlist::{Entry, EntryState};
 
-/// The event that an entry belongs to. That never changes, so it may be read before the lock.
+/// The events that entries belong to. That never changes, so it may be read before the lock.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn event_of(pool: &PgPool, id: Uuid) -> Result<Option<Uuid>, StoreError> {
-    Ok(sqlx::query_scalar!("SELECT event_id FROM waitlist_entries WHERE id = $1", id)
-        .fetch_optional(pool)
-        .await?)
+pub async fn events_of(pool: PgPool, ids: Vec<Uuid>) -> Result<HashMap<Uuid, Uuid>, StoreError> {
+    let rows = sqlx::query!("SELECT id, event_id FROM waitlist_entries WHERE id = ANY($1)", &ids)
+        .fetch_all(&pool)
+        .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.event_id)).collect())
 }
 
 /// One entry and its event's organizer.
