@@ -165,6 +165,11 @@ impl RevocationService for Streams {
     }
 }
 
+/// The service alone.
+pub(crate) fn service(mint: &TokenMint) -> AuthServiceServer<impl AuthService> {
+    AuthServiceServer::new(Keys { jwks: mint.jwks_json(), fetches: Arc::default() })
+}
+
 struct Keys {
     jwks_json: String,
     token: String,

@@ -41,6 +41,7 @@ mod registrations;
 mod request_ids;
 mod revocations;
 mod simulate;
+mod tls;
 mod tokens;
 mod turmoil;
 mod waitlist;

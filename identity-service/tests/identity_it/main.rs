@@ -26,5 +26,6 @@ mod service_accounts;
 mod sessions;
 mod sign_in;
 mod sign_up;
+mod tls;
 mod tokens;
 mod users;

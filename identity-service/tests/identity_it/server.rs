@@ -38,6 +38,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct TestServer {
     pub(crate) channel: Channel,
+    pub(crate) grpc: SocketAddr,
     pub(crate) http: SocketAddr,
     pub(crate) database: TestDatabase,
     pub(crate) clock: Arc<ManualClock>,
@@ -72,7 +73,7 @@ impl TestServer {
         let sources = Sources::with_clock(clock.clone());
         let task = tokio::spawn(Box::pin(serve(config.clone(), listeners, sources, stop.clone())));
         let channel = Endpoint::from_shared(format!("http://{grpc}")).unwrap().connect_lazy();
-        Self { channel, http, database, clock, stop, task, config, keys }
+        Self { channel, grpc, http, database, clock, stop, task, config, keys }
     }
 
     /// Waits until the server says that it serves.

@@ -1,0 +1,171 @@
+//! The service over TLS, with certificates on both sides, and its way to an identity-service that asks for the same.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rowlock_proto::booking::v1::ListEventsRequest;
+use rowlock_proto::booking::v1::event_service_client::EventServiceClient;
+use service_core::auth::{Access, Role};
+use service_core::clock::SystemClock;
+use service_core::config::{ConfigErrors, DefaultAddresses, ServerConfig};
+use service_core::ids::UuidV7;
+use service_core::lifecycle::Readiness;
+use service_core::server::{GrpcServer, Listeners};
+use service_core::telemetry;
+use service_core::test_support::{TestAuthority, TestCertificate, TokenMint};
+use service_core::tls::ServerTls;
+use service_core::upstream::{Upstream, UpstreamOptions};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::service::Routes;
+
+use crate::caller::Caller;
+use crate::child::{binary, run};
+use crate::identity;
+use crate::system::{System, eventually, get};
+
+fn server_tls(dir: &Path, name: &str, certificate: &TestCertificate, clients: &TestAuthority) -> ServerTls {
+    let (cert_file, key_file) = certificate.write(dir, name);
+    let client_ca_file = Some(clients.write(dir, &format!("{name}-clients.pem")));
+    ServerTls { cert_file, key_file, client_ca_file, reload_interval: Duration::from_millis(20) }
+}
+
+fn options(
+    url: &str,
+    dir: &Path,
+    ca: &TestAuthority,
+    certificate: Option<&TestCertificate>,
+) -> UpstreamOptions {
+    let (cert_file, key_file) = certificate.map(|certificate| certificate.write(dir, "client")).unzip();
+    let ca_file = Some(ca.write(dir, "ca.pem"));
+    UpstreamOptions { url: url.to_owned(), ca_file, cert_file, key_file, server_name: None }
+}
+
+fn upstream(options: UpstreamOptions) -> Upstream {
+    options.check("--addr", &mut ConfigErrors::default())
+}
+
+/// An identity-service over TLS, as far as booking needs it: its address.
+async fn secure_identity(mint: &TokenMint, tls: ServerTls) -> (String, DropGuard) {
+    let any = ([127, 0, 0, 1], 0).into();
+    let config =
+        ServerConfig { tls: Some(tls), ..ServerConfig::at(DefaultAddresses { grpc: any, http: any }) };
+    let listeners = Listeners::bind(&config).await.unwrap();
+    let url = format!("https://{}", listeners.grpc.local_addr().unwrap());
+    let logs = service_core::config::TelemetryConfig {
+        format: service_core::config::LogFormat::Json,
+        filter: "off".to_owned(),
+    };
+    let server = GrpcServer {
+        config,
+        domain: "identity.rowlock",
+        access: &[("/rowlock.identity.v1.AuthService/GetJwks", Access::Public)],
+        verifier: mint.verifier(),
+        ids: Arc::new(UuidV7::new(Arc::new(SystemClock))),
+        descriptor_sets: vec![],
+        service_names: vec![],
+        readiness: Readiness::new(),
+        metrics: telemetry::init(&logs).unwrap(),
+    };
+    let end = CancellationToken::new();
+    let routes = Routes::new(identity::service(mint));
+    tokio::spawn(server.serve(routes, axum::Router::new(), listeners, end.clone()));
+    (url, end.drop_guard())
+}
+
+async fn list_events(system: &System, upstream: &Upstream) -> Result<(), String> {
+    let caller = system.organizer();
+    let at = Caller { channel: upstream.channel(), ..caller };
+    at.events()
+        .list_events(ListEventsRequest::default())
+        .await
+        .map(|_| ())
+        .map_err(|status| format!("{status:?}"))
+}
+
+/// The exit code of `health`, with what `options` say.
+fn health(options: &UpstreamOptions) -> i32 {
+    let mut command = binary(&["health", "--addr", &options.url]);
+    for (name, path) in [
+        ("ROWLOCK_HEALTH_CA_FILE", &options.ca_file),
+        ("ROWLOCK_HEALTH_CERT_FILE", &options.cert_file),
+        ("ROWLOCK_HEALTH_KEY_FILE", &options.key_file),
+    ] {
+        command.envs(path.as_ref().map(|path| (name, path)));
+    }
+    run(command).0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_with_client_certificates_nobody_else_gets_in() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
+    let dir = dir.path();
+    let mut system = System::with_replicas(0).await;
+    let tls = server_tls(dir, "server", &authority.issue(), &authority);
+    system.add_replica(|config| config.server.tls = Some(tls.clone())).await;
+    let url = format!("https://{}", system.replicas[0].grpc);
+    let client = authority.issue();
+    let good = options(&url, dir, &authority, Some(&client));
+    let standing = upstream(good.clone());
+    system.replicas[0].channel = standing.channel();
+    system.replicas[0].ready().await;
+    list_events(&system, &standing).await.unwrap();
+    assert_eq!(health(&good), 0);
+
+    let stranger = upstream(options(&url, dir, &TestAuthority::new(), Some(&client)));
+    assert!(list_events(&system, &stranger).await.is_err(), "wrong authority");
+    for (name, certificate) in [
+        ("no certificate", None),
+        ("an expired one", Some(authority.issue_expired())),
+        ("one of another authority", Some(TestAuthority::new().issue())),
+    ] {
+        let bad = options(&url, dir, &authority, certificate.as_ref());
+        assert!(list_events(&system, &upstream(bad.clone())).await.is_err(), "{name}");
+        assert_eq!(health(&bad), 1, "{name}");
+    }
+    let plaintext = UpstreamOptions { url: url.replace("https", "http"), ..UpstreamOptions::default() };
+    assert!(list_events(&system, &upstream(plaintext.clone())).await.is_err(), "plaintext");
+    assert_eq!(health(&plaintext), 1, "plaintext");
+
+    // Both sides move to another authority while the server runs; the connection that stands is not cut.
+    let next = TestAuthority::new();
+    let _ = server_tls(dir, "server", &next.issue(), &next);
+    let moved = upstream(options(&url, dir, &next, Some(&next.issue())));
+    eventually(async || list_events(&system, &moved).await.is_ok()).await;
+    let mut events = EventServiceClient::new(system.replicas[0].channel.clone());
+    let unauthenticated = events.list_events(ListEventsRequest::default()).await.unwrap_err();
+    assert_eq!(unauthenticated.code(), tonic::Code::Unauthenticated);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_keys_come_over_tls_from_an_identity_that_is_trusted_and_trusts_us() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
+    let dir = dir.path();
+    let mut system = System::with_replicas(0).await;
+    let tls = server_tls(dir, "identity", &authority.issue(), &authority);
+    let (url, _identity) = secure_identity(&system.mint, tls).await;
+    let good = options(&url, dir, &authority, Some(&authority.issue()));
+    // Nobody else may write to these files.
+    let apart = |name: &str| {
+        let apart = dir.join(name);
+        std::fs::create_dir(&apart).unwrap();
+        apart
+    };
+    let without = options(&url, &apart("without"), &authority, None);
+    let strange = options(&url, &apart("strange"), &TestAuthority::new(), Some(&authority.issue()));
+    for options in [&good, &without, &strange] {
+        system.add_replica(|config| config.tokens.identity = upstream(options.clone())).await;
+    }
+    system.replicas[0].ready().await;
+    let caller = system.caller_with_id(Role::Organizer, system.new_id());
+    caller.events().list_events(ListEventsRequest::default()).await.unwrap();
+    for replica in &system.replicas[1..] {
+        eventually(async || {
+            get(replica.http, "/metrics").await.1.contains("jwks_refreshes_total{outcome=\"failed\"}")
+        })
+        .await;
+        assert!(get(replica.http, "/readyz").await.1.contains("identity-service has not given its keys yet"));
+        let answer = caller.at(replica).events().list_events(ListEventsRequest::default()).await;
+        assert_eq!(answer.unwrap_err().code(), tonic::Code::Unavailable);
+    }
+}
