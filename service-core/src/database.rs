@@ -15,9 +15,14 @@ const MAX_TRIES: u32 = 5;
 /// The longest pause after the first failure; doubled after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// A connection that idled for longer is asked whether it still lives before it is used.
-const TRUSTED_IDLE: Duration = Duration::from_secs(15);
+/// Connections of a busy pool idle for less and are not asked; where there is time to idle, there is time for a round trip.
+/// What an outage has cut has idled for longer when the outage is over.
+const TRUSTED_IDLE: Duration = Duration::from_millis(100);
 /// How long a connection may take to say that it lives.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A setting that means nothing but that settings arrive: a pooler in between may drop them without a word.
+const SETTINGS_MARK: (&str, &str) = ("rowlock.settings", "taken");
 
 /// How every session of this service is opened. The timeouts are the server's, so that a replica that hangs or vanishes
 /// does not hold locks: they work without the client.
@@ -34,6 +39,7 @@ pub fn connect_options(config: &DatabaseConfig, application_name: &str) -> PgCon
         ("tcp_keepalives_count", "3".to_owned()),
         ("tcp_user_timeout", "30000".to_owned()),
         ("client_connection_check_interval", "5000".to_owned()),
+        (SETTINGS_MARK.0, SETTINGS_MARK.1.to_owned()),
         // Compiling costs more than any of our statements takes.
         ("jit", "off".to_owned()),
     ])
@@ -245,10 +251,25 @@ fn is_plain_refusal(error: &sqlx::Error) -> bool {
 }
 
 /// The SQLSTATE, or nothing.
-fn code(error: &sqlx::Error) -> String {
+pub(crate) fn code(error: &sqlx::Error) -> String {
     error
         .as_database_error()
         .and_then(sqlx::error::DatabaseError::code)
         .map(std::borrow::Cow::into_owned)
         .unwrap_or_default()
+}
+
+/// Whether a session has the settings of [`connect_options`].
+pub(crate) async fn has_settings(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let (name, taken) = SETTINGS_MARK;
+    let mark: Option<String> =
+        sqlx::query_scalar("SELECT current_setting($1, true)").bind(name).fetch_one(connection).await?;
+    Ok(mark.as_deref() == Some(taken))
+}
+
+/// Whether a pooler does not let a session have settings. It says so in words only: the code, a violation of the protocol,
+/// stands for much else with it.
+pub(crate) fn refuses_settings(error: &sqlx::Error) -> bool {
+    code(error) == "08P01"
+        && error.as_database_error().is_some_and(|error| error.message().contains("startup parameter"))
 }

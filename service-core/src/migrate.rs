@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::sleep;
 
 use crate::config::DatabaseConfig;
-use crate::database::{connect_options, retryable};
+use crate::database::{connect_options, has_settings, refuses_settings, retryable};
 
 /// How long a migration waits for a lock. While it waits, everybody behind it waits too: better to step back and try again.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -54,6 +54,11 @@ pub enum SchemaError {
         /// Its version.
         version: i64,
     },
+    /// Sessions do not have the timeouts that they were opened with. Without them a replica that hangs holds its locks for ever.
+    #[error(
+        "sessions do not get their settings: a pooler such as PgBouncer refuses or ignores the startup parameter `options`; connect to PostgreSQL itself"
+    )]
+    SettingsLost,
     /// The database could not be asked, or refused a migration.
     #[error("the database could not be read or changed")]
     Database(#[source] sqlx::Error),
@@ -109,9 +114,13 @@ async fn migrate_once(
     ]);
     let connecting = tokio::time::timeout(config.connect_timeout, PgConnection::connect_with(&options));
     let mut connection = match connecting.await {
+        Ok(Err(error)) if refuses_settings(&error) => return Err(SchemaError::SettingsLost),
         Ok(connected) => connected.map_err(SchemaError::Database)?,
         Err(_) => return Err(SchemaError::Database(sqlx::Error::PoolTimedOut)),
     };
+    if !has_settings(&mut connection).await.map_err(SchemaError::Database)? {
+        return Err(SchemaError::SettingsLost);
+    }
     // Advisory locks obey lock_timeout too: a second migrator is retried like any other waiter.
     connection.lock().await.map_err(broken)?;
     connection.ensure_migrations_table(&migrator.table_name).await.map_err(broken)?;

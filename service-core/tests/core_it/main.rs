@@ -3,6 +3,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "clippy knows test functions, but not what they call"
 )]
 
@@ -13,6 +14,7 @@ mod drain;
 mod errors;
 mod migrations;
 mod operations;
+mod outages;
 mod probe;
 mod signals;
 mod tls;
