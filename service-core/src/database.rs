@@ -235,6 +235,8 @@ pub fn unavailable(error: &sqlx::Error) -> bool {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {
             true
         }
+        // The driver takes the end of a connection for an answer, the byte 0, to its question for TLS.
+        sqlx::Error::Protocol(what) => what.contains("SSLRequest"),
         sqlx::Error::Database(_) => {
             let code = code(error);
             matches!(code.as_str(), "57P01" | "57P02" | "57P03" | "25006" | "53300") || code.starts_with("08")

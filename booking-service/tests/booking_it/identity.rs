@@ -25,6 +25,7 @@ use tonic::{Request, Response, Status};
 pub(crate) struct Identity {
     pub(crate) address: SocketAddr,
     /// How often its keys were asked for.
+    #[allow(dead_code, reason = "the benchmarks, which share this file, do not count")]
     pub(crate) fetches: Arc<AtomicUsize>,
     pub(crate) revocations: Arc<Revocations>,
     _end: DropGuard,
@@ -166,6 +167,7 @@ impl RevocationService for Streams {
 }
 
 /// The service alone.
+#[allow(dead_code, reason = "the benchmarks, which share this file, have no TLS")]
 pub(crate) fn service(mint: &TokenMint) -> AuthServiceServer<impl AuthService> {
     AuthServiceServer::new(Keys { jwks: mint.jwks_json(), fetches: Arc::default() })
 }

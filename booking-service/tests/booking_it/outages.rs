@@ -83,7 +83,6 @@ async fn without_a_database_it_starts_is_not_ready_and_answers_unavailable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_gone_for_a_while_is_found_again() {
     let (system, proxy) = behind_a_proxy(|config| {
-        config.database.connect_timeout = Duration::from_secs(1);
         config.seating.retry_window = Duration::from_millis(100);
     })
     .await;

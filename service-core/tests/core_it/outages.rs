@@ -129,3 +129,20 @@ async fn behind_a_pooler_that_keeps_settings_away_nothing_starts() {
         assert!(matches!(error, SchemaError::SettingsLost), "{error:?}");
     }
 }
+
+#[tokio::test]
+async fn a_server_that_hangs_up_before_it_says_anything_is_unavailable() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            // Read first: otherwise it is a reset, which looks different.
+            let _ = client.read_u64().await;
+        }
+    });
+    let config = DatabaseConfig::from_url(format!("postgres://nobody@{address}/nothing")).unwrap();
+    let pool = pool(&config, "rowlock-outage").await;
+    let error = sqlx::query("SELECT 1").execute(&pool).await.unwrap_err();
+    assert!(service_core::database::unavailable(&error), "{error:?}");
+}
