@@ -18,6 +18,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::interval;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
@@ -47,16 +48,25 @@ impl Identity {
         let address = listener.local_addr().unwrap();
         let end = CancellationToken::new();
         let ended = end.clone().cancelled_owned();
-        let token = mint.token(SERVICE_ACCOUNT, Role::Service);
         let fetches = Arc::new(AtomicUsize::new(0));
-        let keys = Keys { jwks_json: mint.jwks_json(), token, fetches: Arc::clone(&fetches) };
-        let auth = AuthServiceServer::new(keys);
-        let streams = Streams { revocations: revocations.clone(), end: end.clone() };
+        let routes = routes(mint, &fetches, &revocations, &end);
         let connections = TcpListenerStream::new(listener);
-        let server = Server::builder().add_service(auth).add_service(RevocationServiceServer::new(streams));
-        tokio::spawn(server.serve_with_incoming_shutdown(connections, ended));
+        tokio::spawn(Server::builder().add_routes(routes).serve_with_incoming_shutdown(connections, ended));
         Self { address, fetches, revocations, _end: end.drop_guard() }
     }
+}
+
+/// What it serves, on whatever server.
+pub(crate) fn routes(
+    mint: &TokenMint,
+    fetches: &Arc<AtomicUsize>,
+    revocations: &Arc<Revocations>,
+    end: &CancellationToken,
+) -> Routes {
+    let token = mint.token(SERVICE_ACCOUNT, Role::Service);
+    let keys = Keys { jwks_json: mint.jwks_json(), token, fetches: Arc::clone(fetches) };
+    let streams = Streams { revocations: Arc::clone(revocations), end: end.clone() };
+    Routes::new(AuthServiceServer::new(keys)).add_service(RevocationServiceServer::new(streams))
 }
 
 /// Who asks for revocations, and the secret that proves it.
@@ -164,12 +174,6 @@ impl RevocationService for Streams {
         });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
-}
-
-/// The service alone.
-#[allow(dead_code, reason = "the benchmarks, which share this file, have no TLS")]
-pub(crate) fn service(mint: &TokenMint) -> AuthServiceServer<impl AuthService> {
-    AuthServiceServer::new(Keys { jwks: mint.jwks_json(), fetches: Arc::default() })
 }
 
 struct Keys {

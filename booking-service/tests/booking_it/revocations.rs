@@ -23,7 +23,7 @@ use crate::refusal::{assert_refused, refused};
 use crate::system::{PATIENCE, Replica, System, eventually, get};
 
 /// With a service account.
-fn informed(config: &mut ServeConfig) {
+pub(crate) fn informed(config: &mut ServeConfig) {
     let client_secret = Secret::new(CLIENT_SECRET);
     config.tokens.revocations.account =
         Some(ServiceAccount { client_id: "booking".to_owned(), client_secret });

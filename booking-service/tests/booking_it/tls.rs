@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rowlock_proto::booking::v1::ListEventsRequest;
@@ -17,11 +18,12 @@ use service_core::test_support::{TestAuthority, TestCertificate, TokenMint};
 use service_core::tls::ServerTls;
 use service_core::upstream::{Upstream, UpstreamOptions};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::service::Routes;
 
 use crate::caller::Caller;
 use crate::child::{binary, run};
-use crate::identity;
+use crate::identity::{self, Revocations};
+use crate::refusal::refused;
+use crate::revocations::informed;
 use crate::system::{System, eventually, get};
 
 fn server_tls(dir: &Path, name: &str, certificate: &TestCertificate, clients: &TestAuthority) -> ServerTls {
@@ -45,8 +47,8 @@ fn upstream(options: UpstreamOptions) -> Upstream {
     options.check("--addr", &mut ConfigErrors::default())
 }
 
-/// An identity-service over TLS, as far as booking needs it: its address.
-async fn secure_identity(mint: &TokenMint, tls: ServerTls) -> (String, DropGuard) {
+/// An identity-service over TLS, as far as booking needs it: its address, and what it revokes.
+async fn secure_identity(mint: &TokenMint, tls: ServerTls) -> (String, Arc<Revocations>, DropGuard) {
     let any = ([127, 0, 0, 1], 0).into();
     let config =
         ServerConfig { tls: Some(tls), ..ServerConfig::at(DefaultAddresses { grpc: any, http: any }) };
@@ -59,7 +61,11 @@ async fn secure_identity(mint: &TokenMint, tls: ServerTls) -> (String, DropGuard
     let server = GrpcServer {
         config,
         domain: "identity.rowlock",
-        access: &[("/rowlock.identity.v1.AuthService/GetJwks", Access::Public)],
+        access: &[
+            ("/rowlock.identity.v1.AuthService/GetJwks", Access::Public),
+            ("/rowlock.identity.v1.AuthService/IssueServiceToken", Access::Public),
+            ("/rowlock.identity.v1.RevocationService/WatchRevocations", Access::AnyOf(&[Role::Service])),
+        ],
         verifier: mint.verifier(),
         ids: Arc::new(UuidV7::new(Arc::new(SystemClock))),
         descriptor_sets: vec![],
@@ -67,10 +73,10 @@ async fn secure_identity(mint: &TokenMint, tls: ServerTls) -> (String, DropGuard
         readiness: Readiness::new(),
         metrics: telemetry::init(&logs).unwrap(),
     };
-    let end = CancellationToken::new();
-    let routes = Routes::new(identity::service(mint));
+    let (end, revocations) = (CancellationToken::new(), Arc::default());
+    let routes = identity::routes(mint, &Arc::default(), &revocations, &end);
     tokio::spawn(server.serve(routes, axum::Router::new(), listeners, end.clone()));
-    (url, end.drop_guard())
+    (url, revocations, end.drop_guard())
 }
 
 async fn list_events(system: &System, upstream: &Upstream) -> Result<(), String> {
@@ -138,12 +144,12 @@ async fn over_tls_with_client_certificates_nobody_else_gets_in() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_keys_come_over_tls_from_an_identity_that_is_trusted_and_trusts_us() {
+async fn keys_and_revocations_come_over_tls_from_an_identity_that_is_trusted_and_trusts_us() {
     let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
     let dir = dir.path();
     let mut system = System::with_replicas(0).await;
     let tls = server_tls(dir, "identity", &authority.issue(), &authority);
-    let (url, _identity) = secure_identity(&system.mint, tls).await;
+    let (url, revocations, _identity) = secure_identity(&system.mint, tls).await;
     let good = options(&url, dir, &authority, Some(&authority.issue()));
     // Nobody else may write to these files.
     let apart = |name: &str| {
@@ -154,7 +160,12 @@ async fn the_keys_come_over_tls_from_an_identity_that_is_trusted_and_trusts_us()
     let without = options(&url, &apart("without"), &authority, None);
     let strange = options(&url, &apart("strange"), &TestAuthority::new(), Some(&authority.issue()));
     for options in [&good, &without, &strange] {
-        system.add_replica(|config| config.tokens.identity = upstream(options.clone())).await;
+        system
+            .add_replica(|config| {
+                informed(config);
+                config.tokens.identity = upstream(options.clone());
+            })
+            .await;
     }
     system.replicas[0].ready().await;
     let caller = system.caller_with_id(Role::Organizer, system.new_id());
@@ -168,4 +179,8 @@ async fn the_keys_come_over_tls_from_an_identity_that_is_trusted_and_trusts_us()
         let answer = caller.at(replica).events().list_events(ListEventsRequest::default()).await;
         assert_eq!(answer.unwrap_err().code(), tonic::Code::Unavailable);
     }
+    eventually(async || revocations.opened.load(Ordering::SeqCst) == 1).await;
+    revocations.user(caller.id, 2);
+    eventually(async || caller.events().list_events(ListEventsRequest::default()).await.is_err()).await;
+    refused(caller.events().list_events(ListEventsRequest::default()).await, "TOKEN_REVOKED");
 }
