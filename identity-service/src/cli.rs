@@ -32,6 +32,9 @@ pub enum Command {
     /// Administrators
     #[command(subcommand)]
     Admin(AdminCommand),
+    /// Accounts of other backends
+    #[command(subcommand)]
+    ServiceAccount(ServiceAccountCommand),
     /// Ask a running server whether it serves; exit 0 if it does, 1 if not
     Health(HealthArgs),
 }
@@ -192,6 +195,27 @@ pub enum AdminCommand {
     /// The password comes from --password-file, from the environment variable ROWLOCK_ADMIN_PASSWORD, or is
     /// the first line of standard input. An administrator who is there already is left as is.
     Create(Box<AdminCreateArgs>),
+}
+
+/// What to do about service accounts.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ServiceAccountCommand {
+    /// Make a service account and print its credentials, this once, as the variables that booking-service takes
+    Create(Box<ServiceAccountCreateArgs>),
+}
+
+/// Options of `service-account create`.
+#[derive(Args, Clone, Debug)]
+pub struct ServiceAccountCreateArgs {
+    /// What the account is for
+    #[arg(long, value_name = "TEXT")]
+    pub display_name: String,
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// Logs.
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
 }
 
 /// Options of `admin create`.

@@ -12,8 +12,8 @@ use service_core::validation::Violations;
 use service_core::{database, migrate, telemetry};
 
 use crate::MIGRATOR;
-use crate::accounts::{AdminCreated, NewAdmin, create_admin};
-use crate::cli::{AdminCreateArgs, KeysCommand, MigrateArgs, ServeArgs};
+use crate::accounts::{AdminCreated, NewAdmin, create_admin, create_first_service_account};
+use crate::cli::{AdminCreateArgs, KeysCommand, MigrateArgs, ServeArgs, ServiceAccountCreateArgs};
 use crate::config::DEFAULT_ADDRESSES;
 use crate::domain::{Email, NewPassword, display_name};
 use crate::hashing::PasswordHasher;
@@ -118,6 +118,28 @@ pub async fn admin_create(args: AdminCreateArgs) -> anyhow::Result<()> {
             )
         }
     }
+}
+
+/// Makes a service account and prints its credentials, as variables that a shell and a Secret can be made of.
+///
+/// # Errors
+/// If the name breaks rules, or the database fails.
+pub async fn service_account_create(args: ServiceAccountCreateArgs) -> anyhow::Result<()> {
+    let mut errors = ConfigErrors::default();
+    let database = args.database.check(&mut errors);
+    let telemetry = args.telemetry.check(&mut errors);
+    errors.finish()?;
+    telemetry::init(&telemetry)?;
+    let mut violations = Violations::default();
+    let display_name = display_name(&mut violations, "display-name", &args.display_name);
+    violations.finish()?;
+
+    let pool = database::pool(&database, APPLICATION_NAME).await;
+    migrate::check_schema(&pool, &MIGRATOR).await?;
+    let (account, secret) = create_first_service_account(&pool, &Sources::system(), display_name).await?;
+    pool.close().await;
+    say(&format!("ROWLOCK_IDENTITY_CLIENT_ID={}", account.client_id))?;
+    say(&format!("ROWLOCK_IDENTITY_CLIENT_SECRET={}", secret.expose()))
 }
 
 fn password_from_stdin() -> anyhow::Result<Secret> {

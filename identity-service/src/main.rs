@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use identity_service::cli::{AdminCommand, Cli, Command};
+use identity_service::cli::{AdminCommand, Cli, Command, ServiceAccountCommand};
 use identity_service::commands;
 use service_core::config::{ConfigErrors, unknown_variables};
 
@@ -33,6 +33,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Migrate(args) => Box::pin(commands::migrate(*args)).await,
         Command::Keys(command) => commands::keys(&command),
         Command::Admin(AdminCommand::Create(args)) => Box::pin(commands::admin_create(*args)).await,
+        Command::ServiceAccount(ServiceAccountCommand::Create(args)) => {
+            Box::pin(commands::service_account_create(*args)).await
+        }
         Command::Health(args) => Box::pin(commands::health(args)).await,
     }
 }

@@ -63,7 +63,7 @@ write_local_env() (
   mv "$state/local.env.new" "$state/local.env"
 )
 
-# Brings both schemas up to date, and makes a signing key and the first admin where there is none.
+# Brings both schemas up to date, and makes a signing key, the first admin and booking's service account where there is none.
 prepare_services() {
   ROWLOCK_DATABASE_URL=$IDENTITY_DATABASE_URL interruptible "$SERVICE_BIN/identity-service" migrate
   ROWLOCK_DATABASE_URL=$BOOKING_DATABASE_URL interruptible "$SERVICE_BIN/booking-service" migrate
@@ -71,24 +71,41 @@ prepare_services() {
   # shellcheck source=/dev/null
   (. "$state/local.env" && export ROWLOCK_ADMIN_PASSWORD && ROWLOCK_DATABASE_URL=$IDENTITY_DATABASE_URL \
     "$SERVICE_BIN/identity-service" admin create --email "$ROWLOCK_ADMIN_EMAIL")
+  # As whom booking learns of revocations. Its secret is told once: kept beside the keys, whole or not at all.
+  if [[ ! -f $state/keys/booking.env ]]; then
+    (umask 077 && ROWLOCK_DATABASE_URL=$IDENTITY_DATABASE_URL "$SERVICE_BIN/identity-service" service-account create \
+      --display-name booking-service >"$state/keys/booking.env.new")
+    mv "$state/keys/booking.env.new" "$state/keys/booking.env"
+  fi
 }
 
 # start_services REPLICAS: returns when all of them serve.
 start_services() {
   local replica
-  ROWLOCK_DATABASE_URL=$IDENTITY_DATABASE_URL ROWLOCK_KEYS_DIR=$state/keys \
-    ROWLOCK_GRPC_ADDR=127.0.0.1:$((GRPC_BASE + 1)) ROWLOCK_HTTP_ADDR=127.0.0.1:$((HTTP_BASE + 1)) \
-    launch "$state/run/identity" "$state/logs/identity.log" "$SERVICE_BIN/identity-service" serve
-  for ((replica = 1; replica <= $1; replica++)); do
-    ROWLOCK_DATABASE_URL=$BOOKING_DATABASE_URL ROWLOCK_IDENTITY_ADDR=$IDENTITY_ADDR \
-      ROWLOCK_GRPC_ADDR=127.0.0.1:$((GRPC_BASE + 1 + replica)) ROWLOCK_HTTP_ADDR=127.0.0.1:$((HTTP_BASE + 1 + replica)) \
-      launch "$state/run/booking-$replica" "$state/logs/booking-$replica.log" "$SERVICE_BIN/booking-service" serve
-  done
+  start_identity
+  for ((replica = 1; replica <= $1; replica++)); do start_booking "$replica"; done
   await_service identity identity-service "$IDENTITY_ADDR"
   for ((replica = 1; replica <= $1; replica++)); do
     await_service "booking-$replica" booking-service "http://127.0.0.1:$((GRPC_BASE + 1 + replica))"
   done
 }
+
+start_identity() {
+  ROWLOCK_DATABASE_URL=$IDENTITY_DATABASE_URL ROWLOCK_KEYS_DIR=$state/keys \
+    ROWLOCK_GRPC_ADDR=127.0.0.1:$((GRPC_BASE + 1)) ROWLOCK_HTTP_ADDR=127.0.0.1:$((HTTP_BASE + 1)) \
+    launch "$state/run/identity" "$state/logs/identity.log" "$SERVICE_BIN/identity-service" serve
+}
+
+# start_booking REPLICA: with the service account by which it learns of revocations.
+start_booking() (
+  set -a
+  # shellcheck source=/dev/null
+  . "$state/keys/booking.env"
+  set +a
+  ROWLOCK_DATABASE_URL=$BOOKING_DATABASE_URL ROWLOCK_IDENTITY_ADDR=$IDENTITY_ADDR \
+    ROWLOCK_GRPC_ADDR=127.0.0.1:$((GRPC_BASE + 1 + $1)) ROWLOCK_HTTP_ADDR=127.0.0.1:$((HTTP_BASE + 1 + $1)) \
+    launch "$state/run/booking-$1" "$state/logs/booking-$1.log" "$SERVICE_BIN/booking-service" serve
+)
 
 # await_service NAME PROGRAM ADDRESS
 await_service() {

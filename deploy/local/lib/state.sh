@@ -2,7 +2,7 @@
 # The folder of a local system, and what runs from it. Needs output.sh, processes.sh and postgres.sh.
 #
 #   local.env   addresses, accounts and databases, for people and scripts to source
-#   keys/       what identity-service signs with
+#   keys/       what identity-service signs with, and the credentials of booking's service account
 #   logs/       one file per process
 #   run/        one file per process that is (or was) running
 #   postgres/   the private cluster: data, password, log; root may find a link to a folder under /var/lib here

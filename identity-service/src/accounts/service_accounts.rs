@@ -4,12 +4,14 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use service_core::auth::{Principal, Role};
+use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::client_secret::new_client_id;
 use super::{Accounts, ClientSecret};
-use crate::domain::{Error, NewServiceAccount, Result, ServiceAccount};
+use crate::domain::{Act, Error, NewServiceAccount, Result, ServiceAccount};
 use crate::signing::AccessToken;
+use crate::sources::Sources;
 use crate::store::{self, FailureKey, NewSecret};
 
 /// What a backend presents for an access token.
@@ -33,18 +35,7 @@ impl Accounts {
         caller: &Principal,
         display_name: String,
     ) -> Result<(ServiceAccount, ClientSecret)> {
-        let entropy = self.sources.entropy.as_ref();
-        let secret = ClientSecret::generate(entropy)?;
-        let account = NewServiceAccount {
-            id: self.sources.ids.new_id(),
-            client_id: new_client_id(entropy)?,
-            display_name,
-            secret_hash: secret.digest(),
-        };
-        let account =
-            store::create_service_account(&self.pool, &account, self.act(Some(caller.user_id))).await?;
-        tracing::info!(service_account_id = %account.id, "service account created");
-        Ok((account, secret))
+        create_service_account(&self.pool, &self.sources, display_name, self.act(Some(caller.user_id))).await
     }
 
     /// The service accounts after `after`, at most `limit`, by id.
@@ -123,4 +114,36 @@ impl Accounts {
             }
         }
     }
+}
+
+/// Makes a service account from the command line, where no admin can call yet.
+///
+/// # Errors
+/// If there is no randomness or the database fails.
+pub async fn create_first_service_account(
+    pool: &PgPool,
+    sources: &Sources,
+    display_name: String,
+) -> Result<(ServiceAccount, ClientSecret)> {
+    let act = Act { entry_id: sources.ids.new_id(), actor_id: None, time: sources.clock.now() };
+    create_service_account(pool, sources, display_name, act).await
+}
+
+async fn create_service_account(
+    pool: &PgPool,
+    sources: &Sources,
+    display_name: String,
+    act: Act,
+) -> Result<(ServiceAccount, ClientSecret)> {
+    let entropy = sources.entropy.as_ref();
+    let secret = ClientSecret::generate(entropy)?;
+    let account = NewServiceAccount {
+        id: sources.ids.new_id(),
+        client_id: new_client_id(entropy)?,
+        display_name,
+        secret_hash: secret.digest(),
+    };
+    let account = store::create_service_account(pool, &account, act).await?;
+    tracing::info!(service_account_id = %account.id, "service account created");
+    Ok((account, secret))
 }

@@ -10,7 +10,9 @@ use identity_service::MIGRATOR;
 use identity_service::cli::Cli;
 use rowlock_proto::identity::v1::auth_service_client::AuthServiceClient;
 use rowlock_proto::identity::v1::user_service_client::UserServiceClient;
-use rowlock_proto::identity::v1::{GetMeRequest, Role, SignInRequest, SignInResponse};
+use rowlock_proto::identity::v1::{
+    GetMeRequest, IssueServiceTokenRequest, Role, SignInRequest, SignInResponse,
+};
 use service_core::test_support::{TestCluster, TestDatabase};
 use sqlx::migrate::Migrator;
 use tonic::transport::{Channel, Endpoint};
@@ -250,6 +252,33 @@ async fn a_user_is_not_made_an_admin_by_accident() {
     assert!(code == 1 && err.contains("no active administrator"), "{err}");
     let session = sign_in(&serving, "root@example.org", PASSWORD).await.unwrap();
     assert_eq!(session.user.unwrap().role(), Role::Attendee);
+}
+
+#[tokio::test]
+async fn a_service_account_is_made_before_there_is_an_admin_and_its_secret_is_told_once() {
+    let database = TestCluster::database("identity", &MIGRATOR).await;
+    let (_keys, dir) = keys();
+    let mut create = binary(&["service-account", "create", "--display-name", "booking"]);
+    create.env("ROWLOCK_DATABASE_URL", &database.url);
+    let (code, out, err) = run(create, "");
+    assert!(code == 0, "{out}{err}");
+    let value = |name: &str| out.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
+    let request = IssueServiceTokenRequest {
+        client_id: value("ROWLOCK_IDENTITY_CLIENT_ID="),
+        client_secret: value("ROWLOCK_IDENTITY_CLIENT_SECRET="),
+    };
+    assert_eq!(out.lines().count(), 2, "a shell and a Secret can be made of it");
+    assert!(!err.contains(&request.client_secret), "{err}");
+    let serving = Serving::start(&database, &dir, "info");
+    let channel = Endpoint::from_shared(format!("http://{}", serving.grpc)).unwrap().connect_lazy();
+    let issued = AuthServiceClient::new(channel).issue_service_token(request).await.unwrap().into_inner();
+    assert!(!issued.access_token.is_empty());
+    let actors: Vec<Option<uuid::Uuid>> =
+        sqlx::query_scalar("SELECT actor_id FROM audit_entries WHERE action = 'service_account_created'")
+            .fetch_all(&database.pool(1))
+            .await
+            .unwrap();
+    assert_eq!(actors, [None]);
 }
 
 #[tokio::test]
