@@ -4,13 +4,13 @@
 //! threads for them, a bounded number waits, and further ones are refused at once: an attacker who sends
 //! guesses takes neither the memory nor all other calls' time.
 
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
-use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Params, Version};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Block, Params, Version};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
 use crate::domain::Password;
 use crate::sources::Entropy;
@@ -62,7 +62,12 @@ pub struct PasswordHasher {
     places: Arc<Semaphore>,
     /// One permit for each hash that runs.
     threads: Arc<Semaphore>,
+    /// What the threads do next. They end with it.
+    jobs: mpsc::Sender<Job>,
 }
+
+/// One hash, in the memory of the thread that makes it.
+type Job = Box<dyn FnOnce(&mut Vec<Block>) + Send>;
 
 impl PasswordHasher {
     /// Makes the decoy, and so takes the time of one hash.
@@ -76,13 +81,14 @@ impl PasswordHasher {
         entropy.fill(&mut nobodys).map_err(failed)?;
         // Shown from the start on: an alert on a rise needs the value before it.
         metrics::counter!("password_hashes_refused_total").increment(0);
-        let decoy = hash(&argon2, entropy.as_ref(), &nobodys)?;
+        let decoy = hash(&argon2, entropy.as_ref(), &nobodys, &mut Vec::new())?;
         Ok(Self {
             argon2,
             entropy,
             decoy,
             places: Arc::new(Semaphore::new(limits.threads.saturating_add(limits.waiting))),
             threads: Arc::new(Semaphore::new(limits.threads)),
+            jobs: start_threads(limits.threads)?,
         })
     }
 
@@ -92,7 +98,7 @@ impl PasswordHasher {
     /// [`HashError`].
     pub async fn hash(&self, password: Password) -> Result<String, HashError> {
         let (argon2, entropy) = (self.argon2.clone(), self.entropy.clone());
-        self.run("hash", move || hash(&argon2, entropy.as_ref(), password.as_bytes())).await
+        self.run("hash", move |memory| hash(&argon2, entropy.as_ref(), password.as_bytes(), memory)).await
     }
 
     /// Whether `password` is the one that `stored` was made of. Without a stored hash it is not, after the
@@ -101,16 +107,19 @@ impl PasswordHasher {
     /// # Errors
     /// [`HashError`].
     pub async fn verify(&self, password: Password, stored: Option<&str>) -> Result<bool, HashError> {
-        let argon2 = self.argon2.clone();
         let stored = stored.unwrap_or(&self.decoy).to_owned();
-        self.run("verify", move || {
+        self.run("verify", move |memory| {
+            // With the parameters of the stored hash.
             let parsed = PasswordHash::new(&stored).map_err(failed)?;
-            // Argon2 takes the parameters of the stored hash, and compares in constant time.
-            match argon2.verify_password(password.as_bytes(), &parsed) {
-                Ok(()) => Ok(true),
-                Err(argon2::password_hash::Error::PasswordInvalid) => Ok(false),
-                Err(error) => Err(failed(error)),
-            }
+            let (Some(salt), Some(expected)) = (parsed.salt, parsed.hash) else {
+                return Err(failed("the stored hash lacks its salt or itself"));
+            };
+            let algorithm = Algorithm::try_from(parsed.algorithm.as_str()).map_err(failed)?;
+            let version = parsed.version.map_or(Ok(Version::default()), Version::try_from).map_err(failed)?;
+            let params = Params::try_from(&parsed).map_err(failed)?;
+            let argon2 = Argon2::new(algorithm, version, params);
+            // Outputs are compared in constant time.
+            Ok(output(&argon2, password.as_bytes(), &salt, memory)? == expected)
         })
         .await
     }
@@ -127,13 +136,13 @@ impl PasswordHasher {
             || params.p_cost() < now.p_cost()
     }
 
-    /// Runs `work` on a thread of its own, or refuses it. A caller who goes away gives up a place in the
+    /// Runs `work` on one of the threads for it, or refuses it. A caller who goes away gives up a place in the
     /// queue at once; once the work runs it keeps its permits until it is done, so that the bounds hold
     /// whoever is still interested.
     async fn run<T: Send + 'static>(
         &self,
         kind: &'static str,
-        work: impl FnOnce() -> Result<T, HashError> + Send + 'static,
+        work: impl FnOnce(&mut Vec<Block>) -> Result<T, HashError> + Send + 'static,
     ) -> Result<T, HashError> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|error| match error {
             TryAcquireError::NoPermits => {
@@ -144,16 +153,18 @@ impl PasswordHasher {
         })?;
         let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(failed)?;
         let permits: (OwnedSemaphorePermit, OwnedSemaphorePermit) = (place, thread);
-        tokio::task::spawn_blocking(move || {
+        let (answer, answered) = oneshot::channel();
+        let job = move |memory: &mut Vec<Block>| {
             let began = Instant::now();
-            let result = work();
+            let result = work(memory);
             metrics::histogram!("password_hash_duration_seconds", "kind" => kind)
                 .record(began.elapsed().as_secs_f64());
             drop(permits);
-            result
-        })
-        .await
-        .map_err(failed)?
+            // If the caller went away, nobody misses it.
+            let _ = answer.send(result);
+        };
+        self.jobs.send(Box::new(job)).map_err(failed)?;
+        answered.await.map_err(failed)?
     }
 }
 
@@ -163,10 +174,63 @@ impl std::fmt::Debug for PasswordHasher {
     }
 }
 
-fn hash(argon2: &Argon2<'_>, entropy: &dyn Entropy, password: &[u8]) -> Result<String, HashError> {
+/// Threads of their own for hashing, each with memory of its own that it uses again and again. Memory that is asked for
+/// and given back for each hash stays with the allocator, many times over: a flood of guesses took that of dozens of
+/// hashes.
+fn start_threads(threads: usize) -> Result<mpsc::Sender<Job>, HashError> {
+    let (jobs, queue) = mpsc::channel::<Job>();
+    let queue = Arc::new(Mutex::new(queue));
+    for _ in 0..threads {
+        let queue = queue.clone();
+        let next = move || queue.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
+        let work = move || {
+            let mut memory = Vec::new();
+            while let Some(job) = next() {
+                // A panic is the end of one hash, whose caller is told, and not of the thread.
+                let _ = catch_unwind(AssertUnwindSafe(|| job(&mut memory)));
+            }
+        };
+        std::thread::Builder::new().name("hashing".into()).spawn(work).map_err(failed)?;
+    }
+    Ok(jobs)
+}
+
+fn hash(
+    argon2: &Argon2<'_>,
+    entropy: &dyn Entropy,
+    password: &[u8],
+    memory: &mut Vec<Block>,
+) -> Result<String, HashError> {
     let mut salt = [0; argon2::RECOMMENDED_SALT_LEN];
     entropy.fill(&mut salt).map_err(failed)?;
-    argon2.hash_password_with_salt(password, &salt).map(|hash| hash.to_string()).map_err(failed)
+    let hash = PasswordHash {
+        algorithm: ARGON2ID_IDENT,
+        version: Some(Version::V0x13.into()),
+        params: ParamsString::try_from(argon2.params()).map_err(failed)?,
+        salt: Some(Salt::new(&salt).map_err(failed)?),
+        hash: Some(output(argon2, password, &salt, memory)?),
+    };
+    Ok(hash.to_string())
+}
+
+/// The hash itself. `memory` grows to what the parameters need and holds what the hash before left there, which
+/// Argon2 overwrites before it reads.
+fn output(
+    argon2: &Argon2<'_>,
+    password: &[u8],
+    salt: &[u8],
+    memory: &mut Vec<Block>,
+) -> Result<Output, HashError> {
+    let params = argon2.params();
+    if memory.len() < params.block_count() {
+        memory.resize(params.block_count(), Block::default());
+    }
+    let blocks = memory.get_mut(..params.block_count()).unwrap_or_default();
+    let mut out = [0; Output::MAX_LENGTH];
+    let length = params.output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
+    let out = out.get_mut(..length).ok_or_else(|| failed("the hash would be too long"))?;
+    argon2.hash_password_into_with_memory(password, salt, out, blocks).map_err(failed)?;
+    Output::new(out).map_err(failed)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
@@ -207,7 +271,7 @@ mod tests {
     #[test]
     fn a_hash_is_outdated_when_any_parameter_grew() {
         let cheap = hasher(HashCost::LEAST, 1, 0);
-        let stored = hash(&cheap.argon2, &SystemEntropy, b"vjq7 x2wz").unwrap();
+        let stored = hash(&cheap.argon2, &SystemEntropy, b"vjq7 x2wz", &mut Vec::new()).unwrap();
         assert!(!cheap.is_outdated(&stored));
         for dear in [
             HashCost { memory_kib: 19_457, ..HashCost::LEAST },
@@ -216,11 +280,25 @@ mod tests {
         ] {
             let dear = hasher(dear, 1, 0);
             assert!(dear.is_outdated(&stored));
-            let new = hash(&dear.argon2, &SystemEntropy, b"vjq7 x2wz").unwrap();
+            let new = hash(&dear.argon2, &SystemEntropy, b"vjq7 x2wz", &mut Vec::new()).unwrap();
             assert!(!cheap.is_outdated(&new), "a dearer hash is never replaced by a cheaper one");
         }
         assert!(cheap.is_outdated(&stored.replace("argon2id", "argon2i")));
         assert!(cheap.is_outdated("nonsense"));
+    }
+
+    #[test]
+    fn memory_that_was_used_before_makes_the_same_hash() {
+        let argon2 = |passes| {
+            let params = Params::new(HashCost::LEAST.memory_kib, passes, 1, None).unwrap();
+            Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+        };
+        let (mut used, salt) = (Vec::new(), [7; 16]);
+        output(&argon2(3), b"another password", &[9; 16], &mut used).unwrap();
+        let again = output(&argon2(2), b"vjq7 x2wz", &salt, &mut used).unwrap();
+        let mut reference = [0; 32];
+        argon2(2).hash_password_into(b"vjq7 x2wz", &salt, &mut reference).unwrap();
+        assert_eq!(again.as_bytes(), reference);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -232,7 +310,7 @@ mod tests {
             let hasher = hasher.clone();
             async move {
                 hasher
-                    .run("test", move || {
+                    .run("test", move |_| {
                         let _ = started.send(());
                         gate.recv().map_err(failed)
                     })

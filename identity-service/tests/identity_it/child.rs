@@ -80,6 +80,11 @@ impl Serving {
         Self { child, grpc, log, reader: Some(reader) }
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal and waits for the end.
     pub(crate) fn stop(mut self, name: &str) -> (ExitStatus, String) {
         signal(self.child.id(), name);

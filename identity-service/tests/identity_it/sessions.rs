@@ -11,7 +11,7 @@ use service_core::validation::timestamp;
 use tonic::{Code, Request, Status};
 use uuid::Uuid;
 
-use crate::server::{PASSWORD, TestServer, invalid, refusal, violated, with_token};
+use crate::server::{PASSWORD, PATIENCE, TestServer, invalid, refusal, violated, with_token};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -87,12 +87,28 @@ async fn a_refresh_token_that_comes_a_second_time_ends_its_session_and_no_other(
 async fn of_refreshes_of_one_token_at_once_one_wins_and_the_session_ends() {
     let server = TestServer::start().await;
     let first = signed_in(&server).await;
-    let calls: Vec<_> = (0..8)
+    let pool = server.database.pool(2);
+    // Holds all of them up where they meet.
+    let mut other = pool.begin().await.unwrap();
+    sqlx::query("SELECT id FROM sessions FOR UPDATE").execute(&mut *other).await.unwrap();
+    let calls: Vec<_> = (0..4)
         .map(|_| {
             let (mut auth, refresh_token) = (server.auth(), first.refresh_token.clone());
             tokio::spawn(async move { auth.refresh_tokens(RefreshTokensRequest { refresh_token }).await })
         })
         .collect();
+    let all_wait = async {
+        while sqlx::query_scalar::<_, i64>(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        )
+        .fetch_one(&pool)
+        .await
+        .unwrap()
+            < 4
+        {}
+    };
+    tokio::time::timeout(PATIENCE, all_wait).await.expect("all of them wait");
+    other.commit().await.unwrap();
     let mut won = Vec::new();
     for call in calls {
         match call.await.unwrap() {
