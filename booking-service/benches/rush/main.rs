@@ -38,7 +38,7 @@ usage: cargo bench -p booking-service --bench rush -- [--quick] [--only ROW,ROWâ
   --rounds     interleaved rounds (3)
   --seconds    how long one thing is measured in a round (4)
   --profile    also what PostgreSQL spent its time on, by pg_stat_statements (in row hot-event)
-  --report     measure nothing: the table and the page of the results that are there
+  --report     measure nothing: the table and the page of what is there of this build
   --list       the names of the rows";
 
 fn main() -> ExitCode {
@@ -118,7 +118,7 @@ fn measure(arguments: &[String]) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         runtime.block_on(run(&options))?;
     }
-    let runs = report::kept(&names)?;
+    let runs = report::kept(&names, &server::build()?)?;
     let folder = report::folder()?;
     std::fs::write(folder.join("rush.json"), serde_json::to_vec_pretty(&runs)?)?;
     std::fs::write(folder.join("rush.html"), page::page(&runs)?)?;
@@ -132,7 +132,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     let time = Duration::try_from_secs_f64(seconds).context("--seconds is a time")?;
     let bench = Bench::prepare(options.rounds, time, options.quick, options.profile).await?;
     let settings = server::settings(&bench.baselines.pool).await?;
-    let machine = machine();
+    let (machine, build) = (machine(), server::build()?);
     report::say(&format!("{machine}\n{}\n", settings.join(", ")))?;
     for (name, measure) in ROWS.iter().filter(|(name, _)| options.wants(name)) {
         report::progress(&format!("{name} â€¦"))?;
@@ -141,9 +141,10 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         report::say(&report::text(&row)?)?;
         anyhow::ensure!(row.is_complete(), "row {name} has figures without a value");
         let time = began.format(&Rfc3339)?;
-        let (machine, settings) = (machine.clone(), settings.clone());
+        let (machine, build, settings) = (machine.clone(), build.clone(), settings.clone());
         report::keep(&Run {
             time,
+            build,
             machine,
             settings,
             rounds: options.rounds,

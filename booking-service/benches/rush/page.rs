@@ -33,7 +33,7 @@ pub(crate) fn page(runs: &[Run]) -> anyhow::Result<String> {
         write!(
             html,
             "<p>{}</p><p class=\"s\">{}</p>",
-            escape(&run.machine),
+            escape(&format!("{}; build {}", run.machine, run.build)),
             escape(&run.settings.join(" · "))
         )?;
     }
@@ -73,7 +73,7 @@ fn bars(html: &mut String, runs: &[Run]) -> anyhow::Result<()> {
 }
 
 fn figures(html: &mut String, runs: &[Run]) -> anyhow::Result<()> {
-    html.push_str("<h2>All figures</h2><p class=\"s\">Medians; the rounds behind them in brackets.</p>");
+    html.push_str("<h2>All figures</h2><p class=\"s\">Medians, and the rounds behind them.</p>");
     for run in runs {
         let form = if run.quick { "quick" } else { "full" };
         write!(

@@ -13,6 +13,8 @@ use crate::row::Row;
 pub(crate) struct Run {
     /// When it began, RFC 3339.
     pub(crate) time: String,
+    /// Which build was measured, see [`crate::server::build`].
+    pub(crate) build: String,
     pub(crate) machine: String,
     pub(crate) settings: Vec<String>,
     pub(crate) rounds: usize,
@@ -60,11 +62,20 @@ pub(crate) fn keep(run: &Run) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The rows that were kept, in this order.
-pub(crate) fn kept(names: &[&str]) -> anyhow::Result<Vec<Run>> {
+/// The rows that were kept of this build, in this order. What another build reached says nothing about this one.
+pub(crate) fn kept(names: &[&str], build: &str) -> anyhow::Result<Vec<Run>> {
     let folder = folder()?.join("rows");
     let files = names.iter().map(|name| folder.join(format!("{name}.json"))).filter(|file| file.is_file());
-    files.map(|file| Ok(serde_json::from_slice(&std::fs::read(file)?)?)).collect()
+    let mut runs = Vec::new();
+    for file in files {
+        // One of an older form of this benchmark is of another build too.
+        if let Ok(run) = serde_json::from_slice::<Run>(&std::fs::read(file)?)
+            && run.build == build
+        {
+            runs.push(run);
+        }
+    }
+    Ok(runs)
 }
 
 /// The last word on a row: what it reached of what it has to.

@@ -135,8 +135,10 @@ pub(super) async fn sold_out(bench: &Bench) -> anyhow::Result<Row> {
 }
 
 pub(super) async fn own_tokens(bench: &Bench) -> anyhow::Result<Row> {
-    let mut row =
-        Row::new("own-tokens", "the same, but everybody comes for the first time with a token of their own");
+    let mut row = Row::new(
+        "own-tokens",
+        "one hot event, 100 clients; everybody comes for the first time with a token of their own",
+    );
     let people = bench.size(40_000, 2_000);
     let (system, host) = bench.system(1).await?;
     for _ in 0..bench.rounds {
@@ -151,8 +153,7 @@ pub(super) async fn own_tokens(bench: &Bench) -> anyhow::Result<Row> {
 }
 
 pub(super) async fn own_connections(bench: &Bench) -> anyhow::Result<Row> {
-    let mut row =
-        Row::new("own-connections", "the same, but each of the 100 clients has a connection of its own");
+    let mut row = Row::new("own-connections", "one hot event, 100 clients; each has a connection of its own");
     let (system, host) = bench.system(1).await?;
     for _ in 0..bench.rounds {
         let event = host.event(PLENTY).await?;
