@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use service_core::test_support::{TEST_AUDIENCE, TEST_ISSUER};
+use service_core::test_support::{TEST_AUDIENCE, TEST_ISSUER, assert_keeps_secrets};
 
 /// The binary without any option from this process's environment.
 pub(crate) fn binary(arguments: &[&str]) -> Command {
@@ -83,6 +83,11 @@ impl Serving {
         Self { child, grpc, http, log, reader: Some(reader) }
     }
 
+    #[allow(dead_code, reason = "only the faults measure a process")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: &str) {
         let killed = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
         assert!(killed.success());
@@ -93,6 +98,7 @@ impl Serving {
         let status = self.child.wait().unwrap();
         self.reader.take().unwrap().join().unwrap();
         let log = self.log.lock().unwrap().clone();
+        assert_keeps_secrets(&log);
         (status, log)
     }
 

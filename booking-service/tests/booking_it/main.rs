@@ -28,6 +28,7 @@ mod binary;
 mod capacity;
 mod change_log;
 mod counting;
+mod decoders;
 mod duels;
 mod events;
 mod interference;

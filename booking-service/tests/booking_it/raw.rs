@@ -1,7 +1,10 @@
 //! Calls whose bytes are the test's own.
 
 use prost::bytes::{Buf, BufMut, Bytes};
+use tonic::body::Body;
+use tonic::client::GrpcService;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::StdError;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
@@ -57,8 +60,18 @@ pub(crate) async fn call(
     if let Some(value) = authorization {
         request.metadata_mut().insert("authorization", value.clone());
     }
-    let mut grpc = tonic::client::Grpc::new(channel.clone());
-    grpc.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
+    send(channel.clone(), path, request).await
+}
+
+/// The same at any service, over a connection or not.
+pub(crate) async fn send<S>(service: S, path: &str, request: Request<Vec<u8>>) -> Result<Bytes, Status>
+where
+    S: GrpcService<Body>,
+    S::ResponseBody: tonic::codegen::Body<Data = Bytes> + Send + 'static,
+    <S::ResponseBody as tonic::codegen::Body>::Error: Into<StdError>,
+{
+    let mut grpc = tonic::client::Grpc::new(service);
+    grpc.ready().await.map_err(|error| Status::unknown(error.into().to_string()))?;
     let path = path.parse().map_err(|_| Status::unknown("not a path"))?;
     let mut answer = grpc.server_streaming(request, path, Bare).await?.into_inner();
     Ok(answer.message().await?.unwrap_or_default())

@@ -47,11 +47,13 @@ mod proving;
 mod stage;
 
 mod blackhole;
+mod callers;
 mod clocks;
 mod commits;
 mod disk;
 mod failover;
 mod locks;
+mod pooler;
 mod replicas;
 mod sabotage;
 mod server;

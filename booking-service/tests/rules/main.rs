@@ -11,6 +11,7 @@ mod architecture;
 mod audit;
 mod cases;
 mod model;
+mod promises;
 mod properties;
 mod scenario;
 mod snapshot;

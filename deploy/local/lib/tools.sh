@@ -2,7 +2,7 @@
 # The tools that the tests need beyond a Rust toolchain, each of one version, installed into target/tools on first use.
 # Where one cannot be had, the function says why on standard error and fails. Needs output.sh.
 
-readonly BUF_VERSION=1.75.0 SHELLCHECK_VERSION=0.11.0.1 GRPCURL_VERSION=1.9.4 CARGO_AUDIT_VERSION=0.22.2 ENVOY_VERSION=1.40.0
+readonly BUF_VERSION=1.75.0 SHELLCHECK_VERSION=0.11.0.1 GRPCURL_VERSION=1.9.4 CARGO_AUDIT_VERSION=0.22.2 CARGO_DENY_VERSION=0.20.2 ENVOY_VERSION=1.40.0
 readonly HADOLINT_VERSION=2.15.1 KUBERNETES_VALIDATE_VERSION=1.34.0 CHECKOV_VERSION=3.3.30 KUSTOMIZE_VERSION=5.7.1
 # Whose resources the manifests use: module, version, folder and files of the definitions.
 readonly CRDS=(
@@ -47,6 +47,12 @@ grpcurl_tool() {
 cargo_audit_tool() {
   install_tool "$tools/bin/cargo-audit" cargo-audit \
     cargo install --quiet --locked --root "$tools" "cargo-audit@$CARGO_AUDIT_VERSION" && echo "$tools/bin/cargo-audit"
+}
+
+# Without optimisation it is built in half the time, and is quick enough.
+cargo_deny_tool() {
+  install_tool "$tools/bin/cargo-deny" cargo-deny cargo install --quiet --locked --debug --no-default-features --root "$tools" \
+    "cargo-deny@$CARGO_DENY_VERSION" && echo "$tools/bin/cargo-deny"
 }
 
 hadolint_tool() {
@@ -125,3 +131,5 @@ unpack_debian() {
 }
 
 libfaketime() { debian_file libfaketime 'usr/lib/*/faketime/libfaketime.so.1' libfaketime; }
+
+pgbouncer_tool() { debian_file pgbouncer usr/sbin/pgbouncer pgbouncer libc-ares2 libevent-2.1-7; }

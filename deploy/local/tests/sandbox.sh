@@ -55,3 +55,11 @@ expect_nothing_left() {
 
 # expect TEXT PART: fails where the part is not in the text.
 expect() { [[ $1 == *"$2"* ]] || fail "expected '$2' in: $1"; }
+
+# Fails where a log of the sandbox's services holds a token, a password of a URL, or anybody's e-mail address.
+expect_logs_without_secrets() {
+  local found
+  found=$(grep -hE 'eyJ|[Bb]earer |://[^ :@/]+:[^*@ ]+@|[A-Za-z0-9._-]+@[A-Za-z0-9-]+\.[a-z]+' \
+    "$ROWLOCK_LOCAL_STATE_DIR/logs/identity.log" "$ROWLOCK_LOCAL_STATE_DIR"/logs/booking-*.log || true)
+  [[ -z $found ]] || fail "a log holds what it must not: $found"
+}

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
-use service_core::test_support::TestDatabase;
+use service_core::test_support::{TestDatabase, assert_keeps_secrets};
 
 use crate::server::PATIENCE;
 
@@ -91,6 +91,7 @@ impl Serving {
         let status = self.child.wait().unwrap();
         self.reader.take().unwrap().join().unwrap();
         let log = self.log.lock().unwrap().clone();
+        assert_keeps_secrets(&log);
         (status, log)
     }
 }
