@@ -180,6 +180,8 @@ pub enum KeysCommand {
         #[arg(long, env = "ROWLOCK_KEYS_DIR", value_name = "PATH")]
         dir: PathBuf,
         /// The key, by its file's name without .pem
+        // One in 64 thumbprints begins with a hyphen.
+        #[arg(allow_hyphen_values = true)]
         kid: String,
         /// Accept keys in the directory that their group may read
         #[arg(long)]
