@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use service_core::config::{Checked, DatabaseArgs, Period, ServerArgs, TelemetryArgs};
+use service_core::config::{Checked, DatabaseArgs, Period, ServerArgs, TelemetryArgs, TracesArgs};
 use service_core::health::HealthArgs;
 use service_core::layers::RateOption;
 use service_core::token::TokenAlgorithms;
@@ -55,6 +55,9 @@ pub struct ServeArgs {
     /// Logs.
     #[command(flatten)]
     pub telemetry: TelemetryArgs,
+    /// Traces.
+    #[command(flatten)]
+    pub traces: TracesArgs,
 }
 
 /// Options of `migrate`.

@@ -9,6 +9,7 @@ use service_core::config::ConfigErrors;
 use service_core::ids::UuidV7;
 use service_core::lifecycle::Shutdown;
 use service_core::server::Listeners;
+use service_core::trace::Flush;
 use service_core::{migrate, telemetry};
 
 use crate::MIGRATOR;
@@ -26,7 +27,10 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let listeners = Listeners::bind(&config.server).await?;
     let clock = Arc::new(SystemClock);
     let sources = Sources { clock: clock.clone(), ids: Arc::new(UuidV7::new(clock)) };
-    Box::pin(serve::serve(config, listeners, sources, shutdown.token())).await
+    let flush = Flush::within(shutdown.token(), config.server.drain_grace);
+    let served = Box::pin(serve::serve(config, listeners, sources, shutdown.token())).await;
+    flush.finish().await;
+    served
 }
 
 /// Brings the schema up to date.

@@ -113,7 +113,8 @@ impl ServeArgs {
             let (shortest, longest) = (Duration::from_secs(60), Duration::from_secs(100 * 365 * 86_400));
             period.take_within(name, Period(shortest)..=Period(longest), &mut errors).map(|Period(keep)| keep)
         });
-        let telemetry = self.telemetry.check(&mut errors);
+        let mut telemetry = self.telemetry.check(&mut errors);
+        telemetry.traces = self.traces.check(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"), &mut errors);
         errors.finish()?;
         Ok(ServeConfig { database, server, tokens, seating, change_retention, telemetry })
     }

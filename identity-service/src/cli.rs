@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use service_core::config::{Checked, DatabaseArgs, Period, ServerArgs, TelemetryArgs};
+use service_core::config::{Checked, DatabaseArgs, Period, ServerArgs, TelemetryArgs, TracesArgs};
 use service_core::health::HealthArgs;
 
 use crate::signing::SigningAlgorithm;
@@ -60,6 +60,9 @@ pub struct ServeArgs {
     /// Logs.
     #[command(flatten)]
     pub telemetry: TelemetryArgs,
+    /// Traces.
+    #[command(flatten)]
+    pub traces: TracesArgs,
 }
 
 /// Keys and tokens.

@@ -8,6 +8,7 @@ use service_core::health::{self, HealthArgs};
 use service_core::lifecycle::Shutdown;
 use service_core::secret::Secret;
 use service_core::server::Listeners;
+use service_core::trace::Flush;
 use service_core::validation::Violations;
 use service_core::{database, migrate, telemetry};
 
@@ -30,7 +31,10 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     telemetry::init(&config.telemetry)?;
     let shutdown = Shutdown::on_signals()?;
     let listeners = Listeners::bind(&config.server).await?;
-    Box::pin(serve::serve(config, listeners, Sources::system(), shutdown.token())).await
+    let flush = Flush::within(shutdown.token(), config.server.drain_grace);
+    let served = Box::pin(serve::serve(config, listeners, Sources::system(), shutdown.token())).await;
+    flush.finish().await;
+    served
 }
 
 /// Brings the schema up to date.

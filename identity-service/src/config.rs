@@ -82,7 +82,8 @@ impl ServeArgs {
         let hashing = self.hashing.check(&mut errors);
         let client_address = client_address(self.sign_in.client_address_header.as_deref(), &mut errors);
         let sign_in = self.sign_in.check(&mut errors);
-        let telemetry = self.telemetry.check(&mut errors);
+        let mut telemetry = self.telemetry.check(&mut errors);
+        telemetry.traces = self.traces.check(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"), &mut errors);
         errors.finish()?;
         Ok(ServeConfig { database, server, keys, tokens, hashing, sign_in, client_address, telemetry })
     }

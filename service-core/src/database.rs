@@ -9,6 +9,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::DatabaseConfig;
+use crate::trace::Span;
 
 /// How often a transaction is tried at most.
 const MAX_TRIES: u32 = 5;
@@ -134,8 +135,9 @@ where
 {
     let began = Instant::now();
     let mut tries = 1;
+    let span = Span::child(name);
     let result = loop {
-        let error = match try_once(pool, &mut work).await {
+        let error = match span.enclose(try_once(pool, &mut work)).await {
             Ok(value) => break Ok(value),
             Err(Failed::ForGood(error)) => break Err(error),
             Err(Failed::ForNow(error)) => error,
@@ -209,7 +211,10 @@ where
 {
     let mut tx = connection.begin().await.map_err(|error| Broken::Refused(error.into()))?;
     let value = work(&mut tx).await.map_err(Broken::Refused)?;
-    match tx.commit().await {
+    let span = Span::statement("COMMIT");
+    let committed = tx.commit().await;
+    drop(span);
+    match committed {
         Ok(()) => Ok(value),
         Err(error) if is_plain_refusal(&error) => Err(Broken::Refused(error.into())),
         Err(error) => Err(Broken::AtCommit(error)),

@@ -10,6 +10,7 @@
 //! | [`validation`], [`page`] | reading requests: every violation at once, page tokens |
 //! | [`auth`], [`token`] | who calls, what a method asks for, and how a token is verified |
 //! | [`config`], [`telemetry`], [`lifecycle`] | options, logs and metrics, signals and readiness |
+//! | [`trace`] | which calls and statements took how long, for a collector |
 //! | [`server`], [`layers`] | the server stack, the same for both services |
 //! | [`tls`], [`upstream`] | certificates that may change while they are used, the way to another service |
 //! | [`stream_end`] | when a stream that would go on for ever has to end |
@@ -38,5 +39,6 @@ pub mod telemetry;
 pub mod test_support;
 pub mod tls;
 pub mod token;
+pub mod trace;
 pub mod upstream;
 pub mod validation;

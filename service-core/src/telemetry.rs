@@ -1,4 +1,4 @@
-//! Logs to standard error, metrics for Prometheus.
+//! Logs to standard error, metrics for Prometheus, and traces if a collector is configured.
 
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{LogFormat, TelemetryConfig};
+use crate::trace;
 
 /// Gives the metrics of this process.
 #[derive(Clone, Debug)]
@@ -37,7 +38,8 @@ const SIZE_BUCKETS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 25
 /// How often drawn samples are folded into the histograms when nobody asks for them.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Begins to log and to count. If the process already does, only the handle is given.
+/// Begins to log, to count, and to trace if that is configured. If the process already does, only the handle is given. To be
+/// called within a tokio runtime.
 ///
 /// # Errors
 /// If the filter is malformed, or another metrics recorder is installed.
@@ -47,13 +49,26 @@ pub fn init(config: &TelemetryConfig) -> anyhow::Result<MetricsHandle> {
         return Ok(handle.clone());
     }
     let filter = EnvFilter::try_new(&config.filter).context("the log filter is malformed")?;
-    let registry = tracing_subscriber::registry().with(filter);
     let colours = std::io::stderr().is_terminal();
-    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
+    // Its type holds what is below it.
+    macro_rules! logs {
+        () => {
+            tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours)
+        };
+    }
     // A test may have a subscriber of its own already; that one stays.
-    let _ = match config.format {
-        LogFormat::Json => registry.with(logs.json().flatten_event(true)).try_init(),
-        LogFormat::Pretty => registry.with(logs).try_init(),
+    let registry = tracing_subscriber::registry();
+    let _ = match (&config.traces, config.format) {
+        (None, LogFormat::Json) => registry.with(filter).with(logs!().json().flatten_event(true)).try_init(),
+        (None, LogFormat::Pretty) => registry.with(filter).with(logs!()).try_init(),
+        // The filter is that of the logs alone: statements are traced whatever is logged.
+        (Some(_), LogFormat::Json) => registry
+            .with(trace::statements())
+            .with(logs!().json().flatten_event(true).with_filter(filter))
+            .try_init(),
+        (Some(_), LogFormat::Pretty) => {
+            registry.with(trace::statements()).with(logs!().with_filter(filter)).try_init()
+        }
     };
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &DURATION_BUCKETS)?
@@ -61,6 +76,9 @@ pub fn init(config: &TelemetryConfig) -> anyhow::Result<MetricsHandle> {
         .install_recorder()
         .context("a metrics recorder is already installed")?;
     let handle = MetricsHandle(recorder);
+    if let Some(traces) = &config.traces {
+        trace::start(traces);
+    }
     let upkeep = handle.clone();
     std::thread::Builder::new().name("metrics-upkeep".to_owned()).spawn(move || {
         loop {

@@ -13,6 +13,7 @@ use tower::service_fn;
 
 use crate::config::ConfigErrors;
 use crate::tls::{ClientIdentity, ClientTls};
+use crate::trace::TracedChannel;
 
 /// How long a connection may take to open, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -111,7 +112,13 @@ impl Upstream {
         }
     }
 
-    /// The same, connected already.
+    /// The same, for calls that carry the trace that they are made in.
+    #[must_use]
+    pub fn traced_channel(&self) -> TracedChannel {
+        TracedChannel(self.channel())
+    }
+
+    /// [`Upstream::channel`], connected already.
     ///
     /// # Errors
     /// If it cannot be reached, or one side does not trust the other.

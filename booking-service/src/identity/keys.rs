@@ -7,16 +7,16 @@ use futures_util::future::BoxFuture;
 use rowlock_proto::identity::v1::GetJwksRequest;
 use rowlock_proto::identity::v1::auth_service_client::AuthServiceClient;
 use service_core::token::JwksSource;
+use service_core::trace::TracedChannel;
 use service_core::upstream::Upstream;
-use tonic::transport::Channel;
 
 /// identity-service as the publisher of keys.
-pub struct Keys(AuthServiceClient<Channel>);
+pub struct Keys(AuthServiceClient<TracedChannel>);
 
 impl Keys {
     /// Those of identity-service at `upstream`, which need not be there yet.
     pub fn at(upstream: &Upstream) -> Self {
-        Self(AuthServiceClient::new(upstream.channel()))
+        Self(AuthServiceClient::new(upstream.traced_channel()))
     }
 }
 

@@ -154,7 +154,7 @@ impl RevocationWatch {
         token: &mut Option<ServiceToken>,
         heard: &Heard,
     ) -> Result<std::convert::Infallible, Over> {
-        let channel = self.identity.channel();
+        let channel = self.identity.traced_channel();
         let now = self.clock.now();
         let token = match token.take().filter(|token| token.is_fresh(now)) {
             Some(fresh) => token.insert(fresh),

@@ -3,9 +3,9 @@
 use rowlock_proto::identity::v1::IssueServiceTokenRequest;
 use rowlock_proto::identity::v1::auth_service_client::AuthServiceClient;
 use service_core::secret::Secret;
+use service_core::trace::TracedChannel;
 use time::OffsetDateTime;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 /// The credentials of a service account.
@@ -27,7 +27,7 @@ pub(super) struct ServiceToken {
 impl ServiceAccount {
     pub(super) async fn sign_in(
         &self,
-        channel: Channel,
+        channel: TracedChannel,
         now: OffsetDateTime,
     ) -> Result<ServiceToken, Status> {
         let request = IssueServiceTokenRequest {

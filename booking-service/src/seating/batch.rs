@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use service_core::ids::IdSource;
+use service_core::trace::Span;
 use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -61,7 +62,9 @@ pub(super) async fn attempt(
     complete_endings(&mut verdicts, &effects.endings, &last_versions);
     // From here on an error does not say what happened: the server may have committed before the answer was lost.
     let began = Instant::now();
+    let span = Span::statement("COMMIT");
     let committed = within(patience, async { Ok(tx.commit().await?) }).await;
+    drop(span);
     metrics::histogram!("booking_batch_commit_seconds").record(began.elapsed().as_secs_f64());
     match committed {
         Ok(()) => {

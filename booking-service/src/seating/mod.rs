@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use service_core::ids::IdSource;
+use service_core::trace::Span;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -96,6 +97,8 @@ struct Pending {
     command: Command,
     deadline: Instant,
     reply: oneshot::Sender<Answer>,
+    /// From the queue to the answer.
+    span: Span,
 }
 
 impl Pending {
@@ -181,7 +184,7 @@ impl Seating {
         let Some(shard) = self.shards.get(index) else { return Err(CommandError::Internal) };
 
         let (reply, answer) = oneshot::channel();
-        let pending = Pending { command, deadline, reply };
+        let pending = Pending { command, deadline, reply, span: Span::child("command") };
         shard.try_send(pending).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
                 count_shed();

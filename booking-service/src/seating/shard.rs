@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use service_core::ids::IdSource;
+use service_core::trace::Span;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -171,7 +172,12 @@ impl Shard {
             }
             let began = Instant::now();
             let commands: Vec<&Command> = part.iter().map(|pending| &pending.command).collect();
-            let result = attempt(&mut self.session, &commands, &mut self.busy, self.ids.as_ref()).await;
+            let span = Span::for_many("batch", part.iter().map(|pending| &pending.span));
+            span.set("rowlock.batch.commands", i64::try_from(part.len()).unwrap_or(i64::MAX));
+            part.iter().for_each(|pending| pending.span.joins(&span));
+            let result =
+                span.enclose(attempt(&mut self.session, &commands, &mut self.busy, self.ids.as_ref())).await;
+            drop(span);
             match result {
                 Ok(Attempt::Done(verdicts)) => {
                     metrics::histogram!("booking_batch_commands")

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use service_core::trace::Span;
 use sqlx::PgPool;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -34,6 +35,8 @@ pub struct Lookup<V> {
 struct Wanted<V> {
     id: Uuid,
     reply: oneshot::Sender<Result<Option<V>, StoreError>>,
+    /// Of who wants it, until it is there.
+    span: Span,
 }
 
 impl<V: Clone + Send + 'static> Lookup<V> {
@@ -51,7 +54,7 @@ impl<V: Clone + Send + 'static> Lookup<V> {
     /// Whatever the database says.
     pub async fn get(&self, id: Uuid) -> Result<Option<V>, StoreError> {
         let (reply, answer) = oneshot::channel();
-        if self.wanted.send(Wanted { id, reply }).is_ok()
+        if self.wanted.send(Wanted { id, reply, span: Span::child("lookup") }).is_ok()
             && let Ok(found) = answer.await
         {
             return found;
@@ -74,11 +77,13 @@ async fn run<V: Clone + Send + 'static>(
         let mut ids: Vec<Uuid> = wanted.iter().map(|wanted| wanted.id).collect();
         ids.sort_unstable();
         ids.dedup();
-        let finding = find(pool.clone(), ids);
+        let span = Span::for_many("lookup.batch", wanted.iter().map(|wanted| &wanted.span));
+        wanted.iter().for_each(|wanted| wanted.span.joins(&span));
+        let finding = span.enclose(find(pool.clone(), ids));
         let answering = tokio::spawn(async move {
             match finding.await {
                 Ok(found) => {
-                    for Wanted { id, reply } in wanted {
+                    for Wanted { id, reply, .. } in wanted {
                         // Whoever is gone does not hear it.
                         let _ = reply.send(Ok(found.get(&id).cloned()));
                     }

@@ -44,5 +44,6 @@ mod revocations;
 mod simulate;
 mod tls;
 mod tokens;
+mod traces;
 mod turmoil;
 mod waitlist;

@@ -57,6 +57,7 @@ async fn secure_identity(mint: &TokenMint, tls: ServerTls) -> (String, Arc<Revoc
     let logs = service_core::config::TelemetryConfig {
         format: service_core::config::LogFormat::Json,
         filter: "off".to_owned(),
+        traces: None,
     };
     let server = GrpcServer {
         config,

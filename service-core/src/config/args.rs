@@ -16,6 +16,7 @@ use crate::auth::Role;
 use crate::layers::{Rate, RateLimit, RateOption};
 use crate::secret::Secret;
 use crate::tls::ServerTls;
+use crate::trace::TracesConfig;
 
 /// How to reach the database.
 #[derive(Args, Clone, Debug)]
@@ -383,6 +384,8 @@ pub struct TelemetryConfig {
     pub format: LogFormat,
     /// What is logged, in the form of RUST_LOG.
     pub filter: String,
+    /// Where traces go; `None`: nothing is traced. Set by those who serve.
+    pub traces: Option<TracesConfig>,
 }
 
 impl TelemetryArgs {
@@ -392,6 +395,6 @@ impl TelemetryArgs {
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log_filter) {
             errors.add("--log-filter (ROWLOCK_LOG_FILTER)", format!("is wrong: {error}"));
         }
-        TelemetryConfig { format: format.unwrap_or(LogFormat::Json), filter: self.log_filter }
+        TelemetryConfig { format: format.unwrap_or(LogFormat::Json), filter: self.log_filter, traces: None }
     }
 }

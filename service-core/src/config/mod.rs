@@ -8,6 +8,7 @@ mod args;
 mod checked;
 mod environment;
 mod tls;
+mod traces;
 
 pub use args::{
     DatabaseArgs, DatabaseConfig, DatabaseUrlInvalid, DefaultAddresses, LogFormat, ServerArgs, ServerConfig,
@@ -16,6 +17,7 @@ pub use args::{
 pub use checked::{Checked, ConfigErrors, NotAPeriod, Period, secret};
 pub use environment::unknown_variables;
 pub use tls::TlsArgs;
+pub use traces::TracesArgs;
 
 #[cfg(test)]
 mod tests;

@@ -34,6 +34,7 @@ pub(crate) use request_id::RequestIdLayer;
 pub use request_id::{REQUEST_ID_HEADER, RequestId};
 
 use crate::status::Failure;
+use crate::trace::Span;
 
 pub(crate) type Request = http::Request<Body>;
 pub(crate) type Response = http::Response<Body>;
@@ -86,12 +87,15 @@ impl Next for Handlers {
     }
 }
 
-/// The beginning of the way, as tonic's server takes it.
-pub(crate) struct Entrance<N>(pub(crate) Arc<N>);
+/// The beginning of the way, as tonic's server takes it, and of a call's trace.
+pub(crate) struct Entrance<N> {
+    pub(crate) way: Arc<N>,
+    pub(crate) methods: Methods,
+}
 
 impl<N> Clone for Entrance<N> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { way: self.way.clone(), methods: self.methods.clone() }
     }
 }
 
@@ -106,8 +110,21 @@ impl<N: Next> tower::Service<Request> for Entrance<N> {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let way = self.0.clone();
-        Box::pin(async move { Ok(way.run(request).await) })
+        let span = self.span(&request);
+        let way = self.way.clone();
+        let call = async move { Ok(way.run(request).await) };
+        if span.is_some() { Box::pin(span.enclose(call)) } else { Box::pin(call) }
+    }
+}
+
+impl<N> Entrance<N> {
+    /// Probes come every other second and tell nothing: they are not traced.
+    fn span(&self, request: &Request) -> Span {
+        match self.methods.find(request.uri().path()) {
+            Some(method) if method.infrastructure => Span::default(),
+            Some(method) => Span::server(method.path, request.headers()),
+            None => Span::server(methods::UNKNOWN, request.headers()),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use tracing::{Level, Span};
 
 use super::methods::UNKNOWN;
 use super::{Methods, Middleware, Next, PolledFrame, Request, Response, poll_body};
+use crate::trace;
 
 /// Observes calls. For a stream the call ends with its last frame; one that the client leaves is CANCELLED.
 #[derive(Clone)]
@@ -24,7 +25,8 @@ impl Middleware for ObserveLayer {
     async fn handle(&self, request: Request, next: &impl Next) -> Response {
         let rpc = self.methods.find(request.uri().path()).map_or(UNKNOWN, |method| method.path);
         // Recorded on drop: also if the client goes away before there is an answer.
-        let call = Call { rpc, began: Instant::now(), span: Span::current(), ended: false };
+        let (span, trace) = (Span::current(), trace::Span::current());
+        let call = Call { rpc, began: Instant::now(), span, trace, ended: false };
         let response = next.run(request).await;
         let (parts, body) = response.into_parts();
         if parts.headers.contains_key(Status::GRPC_STATUS) {
@@ -39,6 +41,7 @@ struct Call {
     rpc: &'static str,
     began: Instant,
     span: Span,
+    trace: trace::Span,
     ended: bool,
 }
 
@@ -50,10 +53,25 @@ impl Call {
         self.record(code, &reason);
     }
 
+    fn tell_trace(&self, code: Code, reason: &str) {
+        if !self.trace.is_some() {
+            return;
+        }
+        self.trace.set("rpc.grpc.status_code", i64::from(i32::from(code)));
+        if !reason.is_empty() {
+            self.trace.set("rowlock.reason", reason.to_owned());
+        }
+        if is_ours(code) {
+            self.trace.fail(name(code));
+        }
+        self.trace.end();
+    }
+
     fn record(&self, code: Code, reason: &str) {
         let (rpc, took) = (self.rpc, self.began.elapsed());
         metrics::counter!("grpc_requests_total", "rpc" => rpc, "code" => name(code)).increment(1);
         metrics::histogram!("grpc_request_duration_seconds", "rpc" => rpc).record(took.as_secs_f64());
+        self.tell_trace(code, reason);
         let _in_span = self.span.enter();
         macro_rules! line {
             ($level:ident) => {{
@@ -68,6 +86,19 @@ impl Call {
             _ => line!(DEBUG),
         }
     }
+}
+
+/// What the conventions call an error of the server's, and not of the caller's.
+fn is_ours(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
 }
 
 /// How loud a call's end is.
@@ -113,7 +144,7 @@ impl http_body::Body for ObservedBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
         let this = &mut *self;
         // A stream's handler goes on working while its body is polled.
-        let entered = this.call.as_ref().map(|call| call.span.clone().entered());
+        let entered = this.call.as_ref().map(|call| (call.span.clone().entered(), call.trace.enter()));
         let polled = poll_body(&mut this.inner, cx);
         drop(entered);
         if let Poll::Ready(Some(Ok(frame))) = &polled

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use tracing::Instrument;
-use tracing::field::Empty;
+use tracing::field::{Empty, display};
 
 use super::methods::UNKNOWN;
 use super::{Methods, Middleware, Next, Request, Response};
 use crate::ids::IdSource;
+use crate::trace;
 
 /// Where the request id stands in requests and responses.
 pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
@@ -19,7 +20,8 @@ const MAX_CHARS: usize = 128;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(pub String);
 
-/// Gives every call an id, its caller's if that is fit to be logged, and a span that carries it.
+/// Gives every call an id, its caller's if that is fit to be logged, and a span for the logs that carries it, with the place in a trace if
+/// there is one.
 #[derive(Clone)]
 pub(crate) struct RequestIdLayer {
     pub(crate) ids: Arc<dyn IdSource>,
@@ -31,7 +33,13 @@ impl Middleware for RequestIdLayer {
         let given = request.headers().get(REQUEST_ID_HEADER).and_then(acceptable);
         let id = given.unwrap_or_else(|| self.ids.new_id().to_string());
         let rpc = self.methods.find(request.uri().path()).map_or(UNKNOWN, |method| method.path);
-        let span = tracing::info_span!("grpc", rpc, request_id = %id, user_id = Empty);
+        let position = trace::position(request.headers());
+        let (trace_id, span_id) = (
+            position.as_ref().map(|at| display(at.trace_id())),
+            position.as_ref().map(|at| display(at.span_id())),
+        );
+        let span = tracing::info_span!("grpc", rpc, request_id = %id, user_id = Empty, trace_id, span_id);
+        trace::Span::current().set("rowlock.request_id", id.clone());
         let header = HeaderValue::try_from(&id);
         request.extensions_mut().insert(RequestId(id));
         let mut response = next.run(request).instrument(span).await;

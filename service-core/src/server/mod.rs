@@ -220,10 +220,10 @@ impl GrpcServer {
             // Above the verification: the caller's time runs from the arrival.
             .layer(Through(DeadlineLayer { domain, default: self.config.default_deadline }))
             // Nothing is between the decision who may call and the handler but the count of the caller's calls.
-            .layer(Through(AuthLayer { domain, methods, verifier: self.verifier.clone() }))
+            .layer(Through(AuthLayer { domain, methods: methods.clone(), verifier: self.verifier.clone() }))
             .layer(Through(rate_limits))
             .service(Handlers(routes.prepare()));
-        Entrance(Arc::new(way))
+        Entrance { way: Arc::new(way), methods }
     }
 
     fn with_reflection(&self, routes: Routes) -> anyhow::Result<Routes> {

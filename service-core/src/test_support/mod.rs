@@ -21,6 +21,7 @@
 
 mod certificates;
 mod cluster;
+mod collector;
 mod database;
 mod reference;
 mod secrets;
@@ -32,6 +33,7 @@ mod token_mint;
 
 pub use certificates::{TestAuthority, TestCertificate};
 pub use cluster::TestCluster;
+pub use collector::{CollectedSpan, TestCollector, attribute};
 pub use database::TestDatabase;
 pub use reference::assert_reference;
 pub use secrets::assert_keeps_secrets;

@@ -172,7 +172,8 @@ pub(crate) fn telemetry() -> telemetry::MetricsHandle {
     let start = || {
         let filter = tracing_subscriber::EnvFilter::new("service_core=debug");
         tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(ToLog).init();
-        telemetry::init(&TelemetryConfig { format: LogFormat::Json, filter: "info".to_owned() }).unwrap()
+        telemetry::init(&TelemetryConfig { format: LogFormat::Json, filter: "info".to_owned(), traces: None })
+            .unwrap()
     };
     HANDLE.get_or_init(start).clone()
 }

@@ -1,0 +1,162 @@
+//! Traces, as a collector gets them from the binary.
+
+use booking_service::MIGRATOR;
+use futures_util::future::join_all;
+use rowlock_proto::booking::v1 as pb;
+use service_core::auth::Role;
+use service_core::test_support::{CollectedSpan, TestCluster, TestCollector, TokenMint, attribute};
+use tonic::Request;
+use tonic::transport::Endpoint;
+use uuid::Uuid;
+
+use crate::acts::{ask, draft};
+use crate::caller::Caller;
+use crate::child::{Serving, serve};
+use crate::identity::Identity;
+use crate::system::{eventually, get};
+
+const SAMPLED: &str = "0af7651916cd43dd8448eb211c80319c";
+const NOT_SAMPLED: &str = "1bf7651916cd43dd8448eb211c80319c";
+const PARENT: &str = "b7ad6b7169203331";
+
+fn hex(id: &[u8]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn traced<T>(message: T, trace: &str, flags: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("traceparent", format!("00-{trace}-{PARENT}-{flags}").parse().unwrap());
+    request
+}
+
+fn find<'a>(spans: &'a [CollectedSpan], fits: impl Fn(&CollectedSpan) -> bool) -> Vec<&'a CollectedSpan> {
+    spans.iter().filter(|span| fits(span)).collect()
+}
+
+// The collector has to answer while the end of the process is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_callers_trace_goes_through_the_batch_into_its_statements() {
+    let mint = TokenMint::new();
+    let collector = TestCollector::start().await;
+    let identity = Identity::start(&mint).await;
+    let database = TestCluster::database("booking", &MIGRATOR).await;
+    let mut command = serve(&database.url, identity.address);
+    command
+        .args(["--otlp-endpoint", &format!("http://{}", collector.address), "--otlp-sample-ratio", "0"])
+        .args(["--log-filter", "info,service_core=debug", "--register-rate", "off", "--call-rate", "off"]);
+    let serving = Serving::start(command);
+    eventually(async || get(serving.http, "/readyz").await.0.contains(" 200")).await;
+    let channel = Endpoint::from_shared(format!("http://{}", serving.grpc)).unwrap().connect_lazy();
+    let caller = |number: u128, role| {
+        let user = Uuid::from_u128(number);
+        Caller::new(user, &mint.token(user, role), channel.clone())
+    };
+    let event = caller(1, Role::Organizer).publish_new(draft(100)).await;
+
+    let calls = (2..12).map(|number| {
+        let (trace, flags) = if number % 2 == 0 { (SAMPLED, "01") } else { (NOT_SAMPLED, "00") };
+        let (caller, request) = (caller(number, Role::Attendee), traced(ask(&event), trace, flags));
+        async move { caller.registrations().register(request).await.unwrap() }
+    });
+    join_all(calls).await;
+    let get_event = pb::GetEventRequest { event_id: event.event_id.clone() };
+    caller(2, Role::Attendee).events().get_event(traced(get_event, SAMPLED, "01")).await.unwrap();
+    let (status, log) = serving.stop("-TERM");
+    assert!(status.success());
+
+    // The last ones were sent before the process ended.
+    let spans = collector.spans();
+    let of_caller = |span: &CollectedSpan| hex(&span.trace_id) == SAMPLED;
+    let register = "rowlock.booking.v1.RegistrationService/Register";
+    let servers = find(&spans, |span| of_caller(span) && span.name == register);
+    assert_eq!(servers.len(), 5, "{spans:#?}");
+    for server in &servers {
+        assert_eq!((hex(&server.parent_span_id).as_str(), server.kind), (PARENT, 2));
+        assert_eq!(attribute(server, "rpc.service"), "rowlock.booking.v1.RegistrationService");
+        assert_eq!(attribute(server, "rpc.method"), "Register");
+        assert_eq!(attribute(server, "rpc.grpc.status_code"), "0");
+    }
+
+    let batches = find(&spans, |span| span.name == "batch");
+    let commands = find(&spans, |span| of_caller(span) && span.name == "command");
+    assert_eq!(commands.len(), 5);
+    for command in &commands {
+        assert!(servers.iter().any(|server| server.span_id == command.parent_span_id));
+        // Both lead to each other, and the command says when it was taken into which batch.
+        let batch = batches.iter().find(|batch| {
+            batch.links.iter().any(|link| link.span_id == command.span_id)
+                && command.links.iter().any(|link| link.span_id == batch.span_id)
+        });
+        assert!(batch.is_some(), "{command:?} is in no batch");
+        assert_eq!(command.events[0].name, "rowlock.batch.joined");
+    }
+    for batch in &batches {
+        let inside = find(&spans, |span| span.parent_span_id == batch.span_id);
+        let named = |name: &str| inside.iter().any(|span| span.name == name && span.kind == 3);
+        assert!(named("SELECT events") && named("COMMIT"), "{inside:#?}");
+        assert!(inside.iter().all(|span| attribute(span, "db.system.name") == "postgresql"));
+        assert!(inside.iter().any(|span| attribute(span, "db.query.text").contains("FOR UPDATE")));
+    }
+    let lookups = find(&spans, |span| span.name == "lookup.batch");
+    let read = |span: &CollectedSpan| lookups.iter().any(|lookup| lookup.span_id == span.parent_span_id);
+    assert!(spans.iter().any(|span| read(span) && span.name == "SELECT events"), "reads are traced");
+
+    assert!(find(&spans, |span| hex(&span.trace_id) == NOT_SAMPLED).is_empty());
+    let everything = format!("{spans:?}");
+    assert!(!everything.contains("Bearer") && !everything.contains(&Uuid::from_u128(2).to_string()));
+    // Whoever is not recorded can be found in the logs.
+    let ended = |line: &serde_json::Value, trace: &str| {
+        line["message"] == "call ended" && line["span"]["trace_id"] == trace
+    };
+    let lines: Vec<serde_json::Value> =
+        log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    for trace in [SAMPLED, NOT_SAMPLED] {
+        assert!(lines.iter().any(|line| ended(line, trace) && line["span"]["span_id"].is_string()), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_is_away_holds_nothing_up() {
+    let mint = TokenMint::new();
+    let identity = Identity::start(&mint).await;
+    let database = TestCluster::database("booking", &MIGRATOR).await;
+    let mut command = serve(&database.url, identity.address);
+    command.args(["--otlp-endpoint", "http://127.0.0.1:1", "--otlp-sample-ratio", "1"]);
+    let serving = Serving::start(command);
+    eventually(async || get(serving.http, "/readyz").await.0.contains(" 200")).await;
+    let channel = Endpoint::from_shared(format!("http://{}", serving.grpc)).unwrap().connect_lazy();
+    let user = Uuid::from_u128(1);
+    let organizer = Caller::new(user, &mint.token(user, Role::Organizer), channel);
+    organizer.publish_new(draft(1)).await;
+    let lost = "trace_spans_dropped_total{reason=\"export_failed\"}";
+    eventually(async || {
+        let (_, metrics) = get(serving.http, "/metrics").await;
+        metrics.lines().any(|line| line.starts_with(lost) && !line.ends_with(" 0"))
+    })
+    .await;
+    let (status, log) = serving.stop("-TERM");
+    assert!(status.success());
+    assert!(log.contains("traces cannot be sent"), "{log}");
+}
+
+#[tokio::test]
+async fn without_a_collector_the_logs_have_the_callers_trace() {
+    let mint = TokenMint::new();
+    let identity = Identity::start(&mint).await;
+    let database = TestCluster::database("booking", &MIGRATOR).await;
+    let mut command = serve(&database.url, identity.address);
+    command.args(["--log-filter", "info,service_core=debug"]);
+    let serving = Serving::start(command);
+    eventually(async || get(serving.http, "/readyz").await.0.contains(" 200")).await;
+    let channel = Endpoint::from_shared(format!("http://{}", serving.grpc)).unwrap().connect_lazy();
+    let user = Uuid::from_u128(1);
+    let organizer = Caller::new(user, &mint.token(user, Role::Organizer), channel);
+    let list = traced(pb::ListEventsRequest::default(), SAMPLED, "01");
+    organizer.events().list_events(list).await.unwrap();
+    let (_, log) = serving.stop("-TERM");
+    let ids = format!("\"trace_id\":\"{SAMPLED}\"");
+    assert!(
+        log.lines().any(|line| line.contains("call ended") && line.contains(&ids) && line.contains(PARENT)),
+        "{log}"
+    );
+}
