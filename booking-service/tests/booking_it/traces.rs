@@ -29,7 +29,7 @@ fn traced<T>(message: T, trace: &str, flags: &str) -> Request<T> {
     request
 }
 
-fn find<'a>(spans: &'a [CollectedSpan], fits: impl Fn(&CollectedSpan) -> bool) -> Vec<&'a CollectedSpan> {
+fn find(spans: &[CollectedSpan], fits: impl Fn(&CollectedSpan) -> bool) -> Vec<&CollectedSpan> {
     spans.iter().filter(|span| fits(span)).collect()
 }
 

@@ -16,9 +16,9 @@ import yaml
 KUBERNETES = "1.33"
 # Made by people or by operators before the roll-out: deploy/kubernetes/README.md says how.
 PROVIDED_SECRETS = {
-    "local": {"identity-database", "booking-database", "identity-signing-keys", "postgres-password"},
-    "production": {"identity-db-app", "identity-db-ca", "booking-db-app", "booking-db-ca", "identity-signing-keys"},
-    "tls": {"identity-database", "booking-database", "identity-signing-keys", "identity-service-tls", "booking-service-tls"},
+    "local": {"identity-database", "booking-database", "booking-service-account", "identity-signing-keys", "postgres-password"},
+    "production": {"identity-db-app", "identity-db-ca", "booking-db-app", "booking-db-ca", "booking-service-account", "identity-signing-keys"},
+    "tls": {"identity-database", "booking-database", "booking-service-account", "identity-signing-keys", "identity-service-tls", "booking-service-tls"},
 }
 
 repository, crds = Path(sys.argv[1]), Path(sys.argv[2])
@@ -89,9 +89,10 @@ def check_pods(where, objects, secrets):
         name, pod = f"{where}: {obj['kind']} {obj['metadata']['name']}", obj["spec"]["template"]["spec"]
         wanted = {v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
         wanted |= {s["secret"]["name"] for v in pod["volumes"] for s in v.get("projected", {}).get("sources", [])}
+        wanted |= {e["valueFrom"]["secretKeyRef"]["name"] for c in pod["containers"] for e in c.get("env", []) if "valueFrom" in e}
         expect(wanted <= secrets, f"{name}: nobody provides the Secrets {wanted - secrets}")
         for container in pod["containers"]:
-            env = {e["name"]: e.get("value") for e in container.get("env", [])}
+            env = {e["name"]: e.get("value", "") for e in container.get("env", [])}
             for source in container.get("envFrom", []):
                 config = configs.get(source["configMapRef"]["name"])
                 expect(config, f"{name}: there is no ConfigMap {source['configMapRef']['name']}")
