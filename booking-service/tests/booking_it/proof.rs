@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::system::System;
 
 /// Every complaint about one event, found by SQL that shares nothing with the service.
-const COMPLAINTS: &str = r"
+pub(crate) const COMPLAINTS: &str = r"
 WITH e AS (SELECT * FROM events WHERE id = $1),
      r AS (SELECT * FROM registrations WHERE event_id = $1),
      w AS (SELECT * FROM waitlist_entries WHERE event_id = $1),

@@ -17,7 +17,7 @@ const BOOKS: [&str; 2] = [
 ];
 
 /// All of which return no row.
-const CHECKS: [(&str, &str); 10] = [
+pub(crate) const CHECKS: [(&str, &str); 10] = [
     (
         "one request with two effects",
         "SELECT concat_ws(' ', event_id, request_actor_id, request_id) FROM (
@@ -72,9 +72,11 @@ const CHECKS: [(&str, &str); 10] = [
     ),
     (
         "a lock is stuck",
+        // Who waits for a row waits for a transaction, and that is in no database.
         "SELECT concat_ws(' ', pid, locktype, relation::regclass, mode) FROM pg_locks
           WHERE NOT granted AND waitstart < clock_timestamp() - interval '1 second'
-      UNION ALL SELECT 'prepared ' || gid FROM pg_prepared_xacts",
+            AND pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database())
+      UNION ALL SELECT 'prepared ' || gid FROM pg_prepared_xacts WHERE database = current_database()",
     ),
     (
         "an index is invalid",

@@ -11,7 +11,6 @@ use tonic::{Status, Streaming};
 
 use crate::caller::Caller;
 use crate::copy::{Copy, tables};
-use crate::system::PATIENCE;
 
 /// How long one stream is read before it is opened anew: some of them in the middle of what happens.
 const LIFE: Duration = Duration::from_secs(5);
@@ -40,8 +39,13 @@ impl Follower {
         Self { stop, task }
     }
 
+    /// Whether it gave up: what it was told cannot be.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// What its copy and the tables differ in, once it has read to the end, and how many streams it took.
-    pub(crate) async fn end(self, way: &Caller, pool: &PgPool) -> (Vec<String>, usize) {
+    pub(crate) async fn end(self, way: &Caller, pool: &PgPool, patience: Duration) -> (Vec<String>, usize) {
         self.stop.cancel();
         let (mut copy, opened) = match self.task.await {
             Ok(ended) => ended,
@@ -60,7 +64,7 @@ impl Follower {
                 }
             }
         };
-        if timeout(PATIENCE, caught_up).await.is_err() {
+        if timeout(patience, caught_up).await.is_err() {
             return (vec!["the change stream does not reach the end".to_owned()], opened);
         }
         let (copied, table) = (copy.rows(), tables(pool).await);
@@ -130,9 +134,9 @@ impl Watcher {
         Self { event_id, last, task, stop }
     }
 
-    /// Whether it was told anything so far.
-    pub(crate) fn knows_the_present(&self) -> bool {
-        *self.last.borrow() > 0
+    /// The last version that it was told; 0 before the first.
+    pub(crate) fn version(&self) -> i64 {
+        *self.last.borrow()
     }
 
     /// Everything that it was told wrongly, or not at all: in the end it has to know the present.

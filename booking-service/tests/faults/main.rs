@@ -6,7 +6,7 @@
 //!
 //! These take minutes and the whole machine, so they run when they are asked for: `deploy/local/test faults`.
 //! `ROWLOCK_TEST_SCALE` (1) multiplies how often a fault is injected. That the checks can fail is tested always
-//! (`sabotage`).
+//! (`planted`, `sabotage`).
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -53,6 +53,7 @@ mod commits;
 mod disk;
 mod failover;
 mod locks;
+mod planted;
 mod pooler;
 mod replicas;
 mod sabotage;

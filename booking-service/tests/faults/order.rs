@@ -5,6 +5,15 @@ use std::collections::BTreeMap;
 use sqlx::PgPool;
 use uuid::Uuid;
 
+pub(crate) const NOT_WAITING: &str = "somebody is served who does not wait";
+pub(crate) const PASSED: &str = "somebody is served before somebody ahead who fits";
+pub(crate) const PASSED_BY_SOMEBODY_NEW: &str = "somebody new is served before somebody who waits";
+pub(crate) const OVERSOLD: &str = "more seats are taken than there are, or fewer than none";
+pub(crate) const NOT_SERVED: &str = "somebody waits although their party fits";
+
+/// Everything that this complains of.
+pub(crate) const COMPLAINTS: [&str; 5] = [NOT_WAITING, PASSED, PASSED_BY_SOMEBODY_NEW, OVERSOLD, NOT_SERVED];
+
 /// A change as this needs it.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(crate) struct Logged {
@@ -70,14 +79,11 @@ impl Queue {
             "WAITLIST_LEFT" | "WAITLIST_CANCELLED" => drop(self.remove(change.entity_id)),
             "WAITLIST_PROMOTED" | "WAITLIST_OFFERED" => {
                 match self.remove(change.entity_id) {
-                    None => self.complain(change.version, "somebody is served who does not wait"),
+                    None => self.complain(change.version, NOT_WAITING),
                     Some(place) => {
                         let passed = |(_, ahead): (_, &(Uuid, i32))| self.strict || ahead.1 <= self.free;
                         if self.waiting.range(..place).any(passed) {
-                            self.complain(
-                                change.version,
-                                "somebody is served before somebody ahead who fits",
-                            );
+                            self.complain(change.version, PASSED);
                         }
                     }
                 }
@@ -85,7 +91,7 @@ impl Queue {
             }
             "REGISTRATION_CREATED" | "REGISTRATION_HELD" if !change.from_queue => {
                 if self.waiting.values().any(|(_, ahead)| self.strict || *ahead <= self.free) {
-                    self.complain(change.version, "somebody new is served before somebody who waits");
+                    self.complain(change.version, PASSED_BY_SOMEBODY_NEW);
                 }
                 self.free -= seats;
             }
@@ -95,7 +101,7 @@ impl Queue {
             _ => {}
         }
         if !(0..=self.capacity).contains(&self.free) {
-            self.complain(change.version, "more seats are taken than there are, or fewer than none");
+            self.complain(change.version, OVERSOLD);
         }
     }
 
@@ -109,7 +115,7 @@ impl Queue {
     fn assert_served(&mut self, version: i64) {
         let heads = if self.strict { 1 } else { self.waiting.len() };
         if self.waiting.values().take(heads).any(|(_, seats)| *seats <= self.free) {
-            self.complain(version, "somebody waits although their party fits");
+            self.complain(version, NOT_SERVED);
         }
     }
 

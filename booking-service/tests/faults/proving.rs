@@ -7,7 +7,7 @@ use service_core::auth::Role;
 
 use crate::checks::violations;
 use crate::follow::{Follower, Watcher};
-use crate::journal::Answer;
+use crate::journal::{Answer, Journal};
 use crate::load::{Crowd, Load};
 use crate::stage::Stage;
 use crate::system::PATIENCE;
@@ -63,15 +63,12 @@ impl Ordeal {
         let replayed = self.load.replay().await;
         let front = self.load.crowd.front.clone();
         let admin = stage.caller(Role::Admin, front[0].clone());
-        let (mut wrong, streams) = self.follower.end(&admin, &stage.pool).await;
+        let (mut wrong, streams) = self.follower.end(&admin, &stage.pool, PATIENCE).await;
         for watcher in self.watchers {
             wrong.extend(watcher.end(&stage.pool, PATIENCE).await);
         }
         wrong.extend(unproven(&admin, &self.load.crowd.events).await);
-        if let Some((_, count)) = self.load.journal.unknown().iter().find(|(why, _)| why == "INTERNAL_ERROR")
-        {
-            wrong.push(format!("{count} answers are INTERNAL_ERROR"));
-        }
+        wrong.extend(unforeseen(&self.load.journal));
         // A session that is on its way out may hold a lock for a moment yet.
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         wrong.extend(violations(&stage.database, &stage.pool, &self.load.journal).await);
@@ -94,8 +91,14 @@ impl Ordeal {
     }
 }
 
+/// A client may be told that nobody knows, but never that something broke.
+pub(crate) fn unforeseen(journal: &Journal) -> Vec<String> {
+    let answers = journal.unknown().into_iter().filter(|(why, _)| why == "INTERNAL_ERROR");
+    answers.map(|(why, count)| format!("{count} answers are {why}")).collect()
+}
+
 /// Events that are wrong by the service's own account.
-async fn unproven(admin: &crate::caller::Caller, events: &[Event]) -> Vec<String> {
+pub(crate) async fn unproven(admin: &crate::caller::Caller, events: &[Event]) -> Vec<String> {
     let mut wrong = Vec::new();
     for event in events {
         match admin.verify(event).await {

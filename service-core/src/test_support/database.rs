@@ -36,6 +36,19 @@ impl TestDatabase {
         DatabaseConfig::from_url(&self.url).expect("the URL of a test database is well-formed")
     }
 
+    /// One more database with the same content, while nobody is connected to this one.
+    ///
+    /// # Panics
+    /// If somebody is.
+    pub async fn copy(&self) -> Self {
+        let (server, _) = self.url.rsplit_once('/').expect("the URL of a test database has its name");
+        let name = format!("rowlock_test_{}", random_word());
+        let mut admin = connect(server).await;
+        execute(&mut admin, format!("CREATE DATABASE {name} TEMPLATE {}", self.name)).await;
+        let _ = admin.close().await;
+        Self { url: format!("{server}/{name}"), name, dropped_from: Some(server.to_owned()) }
+    }
+
     pub(super) async fn create(
         server: &str,
         shared: bool,
