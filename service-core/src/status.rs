@@ -1,7 +1,9 @@
 //! How an error looks on the wire: a code, a message for people, and machine-readable details.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
@@ -44,6 +46,9 @@ pub mod reason {
     pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 }
 
+/// In how many milliseconds a client's gRPC library is to repeat the call (gRFC A6).
+pub const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
 /// An error as a client sees it. Turn it into a [`Status`] with `into()`.
 ///
 /// Neither the message nor the metadata may hold SQL, paths or the text of a driver.
@@ -63,6 +68,8 @@ pub struct Failure {
     pub violations: Vec<Violation>,
     /// When to try again, if trying again makes sense.
     pub retry_after: Option<Duration>,
+    /// Whether the client's gRPC library is told so too, see [`Self::push_back`].
+    pub pushed_back: bool,
 }
 
 impl Failure {
@@ -77,6 +84,7 @@ impl Failure {
             metadata: Vec::new(),
             violations: Vec::new(),
             retry_after: None,
+            pushed_back: false,
         }
     }
 
@@ -101,6 +109,14 @@ impl Failure {
         self.retry_after = Some(delay);
         self
     }
+
+    /// Says when to try again, also to the client's gRPC library. Only where nothing was begun: the libraries of Java and
+    /// .NET then repeat whatever the call and its code are, also where the service config says that a second one does harm.
+    #[must_use]
+    pub fn push_back(mut self, delay: Duration) -> Self {
+        self.pushed_back = true;
+        self.retry_after(delay)
+    }
 }
 
 impl From<Failure> for Status {
@@ -120,8 +136,22 @@ impl From<Failure> for Status {
         if failure.retry_after.is_some() {
             details.set_retry_info(failure.retry_after);
         }
-        Status::with_error_details(failure.code, failure.message, details)
+        let mut trailers = MetadataMap::new();
+        if let Some(delay) = failure.retry_after.filter(|_| failure.pushed_back) {
+            let pause = i32::try_from(spread(delay).as_millis()).unwrap_or(i32::MAX);
+            trailers.insert(PUSHBACK, pause.into());
+        }
+        Status::with_error_details_and_metadata(failure.code, failure.message, details, trailers)
     }
+}
+
+/// The delay and up to a second more: libraries wait exactly as long as they are told, and those that were refused together
+/// would come back together. Multiples of the golden ratio share the second out evenly, however many there are.
+fn spread(delay: Duration) -> Duration {
+    const GOLDEN: u32 = 0x9E37_79B9;
+    static SHARE: AtomicU32 = AtomicU32::new(0);
+    let share = u64::from(SHARE.fetch_add(GOLDEN, Ordering::Relaxed));
+    delay.saturating_add(Duration::from_millis((share * 1_000) >> 32))
 }
 
 #[cfg(test)]
@@ -152,5 +182,32 @@ mod tests {
         let details = status.get_error_details();
         assert!(details.error_info().is_some());
         assert!(details.bad_request().is_none() && details.retry_info().is_none());
+        assert!(status.metadata().is_empty());
+    }
+
+    #[test]
+    fn a_library_is_pushed_back_for_the_delay_and_a_share_of_a_second_that_others_do_not_have() {
+        let refused =
+            || Failure::new(Code::ResourceExhausted, "test.rowlock", reason::OVERLOADED, "too many");
+        let delay = Duration::from_millis(200);
+        let told: Status = refused().retry_after(delay).into();
+        assert!(
+            told.metadata().get(PUSHBACK).is_none(),
+            "what may have been begun is for the client to decide"
+        );
+
+        let mut pauses: Vec<u64> = (0..10)
+            .map(|_| {
+                let status = Status::from(refused().push_back(delay));
+                assert_eq!(status.get_details_retry_info().unwrap().retry_delay, Some(delay));
+                status.metadata().get(PUSHBACK).unwrap().to_str().unwrap().parse().unwrap()
+            })
+            .collect();
+        pauses.sort_unstable();
+        assert!(pauses.iter().all(|pause| (200..1_200).contains(pause)), "{pauses:?}");
+        assert!(pauses.windows(2).all(|pair| pair[1] - pair[0] >= 30), "{pauses:?}");
+
+        let longest: Status = refused().push_back(Duration::MAX).into();
+        assert_eq!(longest.metadata().get(PUSHBACK).unwrap(), "2147483647");
     }
 }

@@ -77,7 +77,7 @@ fn failure(error: CallError) -> Failure {
         }
         CallError::Command(CommandError::Overloaded) => {
             fail(Code::ResourceExhausted, Reason::Overloaded, "too many calls at once")
-                .retry_after(Duration::from_millis(200))
+                .push_back(Duration::from_millis(200))
         }
         CallError::Command(CommandError::DeadlineExceeded) => fail(
             Code::DeadlineExceeded,

@@ -87,7 +87,7 @@ fn failure(error: Error) -> Failure {
         Error::TokenRevoked => TokenError::Revoked.failure(DOMAIN),
         Error::Overloaded => {
             new(Code::ResourceExhausted, ErrorReason::Overloaded, "too many passwords to check at once")
-                .retry_after(OVERLOAD_PAUSE)
+                .push_back(OVERLOAD_PAUSE)
         }
         Error::DatabaseUnavailable(cause) => {
             tracing::warn!(%cause, "the database is unavailable");
@@ -129,6 +129,7 @@ fn internal() -> Failure {
 #[cfg(test)]
 mod tests {
     use service_core::page::PageTokenInvalid;
+    use service_core::status::PUSHBACK;
     use service_core::validation::Violations;
     use tonic_types::StatusExt;
     use uuid::Uuid;
@@ -174,6 +175,7 @@ mod tests {
             let info = details.error_info().unwrap();
             assert_eq!((status.code(), info.reason.as_str(), info.domain.as_str()), (code, reason, DOMAIN));
             assert_eq!(details.retry_info().is_some(), retries, "{reason}");
+            assert_eq!(status.metadata().get(PUSHBACK).is_some(), reason == "OVERLOADED");
             assert_eq!(details.bad_request().is_some(), reason == "VALIDATION_FAILED");
             assert!(!format!("{status:?}").contains("SELECT"), "{status:?}");
         }

@@ -33,7 +33,7 @@ impl Middleware for LoadShedLayer {
                 reason::OVERLOADED,
                 "too many calls at once",
             );
-            return refuse(failure.retry_after(RETRY_AFTER));
+            return refuse(failure.push_back(RETRY_AFTER));
         };
         metrics::gauge!("grpc_calls_in_flight").increment(1.0);
         let _leaves = Leaves;

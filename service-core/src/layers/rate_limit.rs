@@ -130,7 +130,7 @@ impl Middleware for RateLimitLayer {
             reason::RATE_LIMITED,
             "too many calls by this caller",
         );
-        refuse(failure.retry_after(wait))
+        refuse(failure.push_back(wait))
     }
 }
 

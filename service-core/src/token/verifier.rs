@@ -53,7 +53,7 @@ impl TokenError {
             Self::NoKeys | Self::RevocationsUnknown => (Code::Unavailable, reason::IDENTITY_UNAVAILABLE),
         };
         let failure = Failure::new(code, domain, why, self.to_string());
-        if code == Code::Unavailable { failure.retry_after(RETRY_AFTER) } else { failure }
+        if code == Code::Unavailable { failure.push_back(RETRY_AFTER) } else { failure }
     }
 }
 
