@@ -224,3 +224,20 @@ fn what_a_second_call_would_harm_is_not_repeated_when_the_first_may_have_been_do
     }
     assert!(codes["rowlock.booking.v1.RegistrationService"].contains(&"UNAVAILABLE".to_owned()));
 }
+
+#[test]
+fn the_page_of_grpcurl_lines_has_one_for_every_rpc() {
+    let page = include_str!("../../docs/grpcurl.md");
+    for file in our_files() {
+        for service in &file.service {
+            for method in &service.method {
+                let rpc = format!(" {}.{}/{}", file.package(), service.name(), method.name());
+                let called = page.lines().any(|line| match line.find(&rpc) {
+                    Some(at) => !line[at + rpc.len()..].starts_with(char::is_alphanumeric),
+                    None => false,
+                });
+                assert!(called, "docs/grpcurl.md has no line for{rpc}");
+            }
+        }
+    }
+}
