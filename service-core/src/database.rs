@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use rand::RngExt;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions, PgSeverity};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::DatabaseConfig;
@@ -269,8 +269,9 @@ pub(crate) fn code(error: &sqlx::Error) -> String {
 /// Whether a session has the settings of [`connect_options`].
 pub(crate) async fn has_settings(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let (name, taken) = SETTINGS_MARK;
-    let mark: Option<String> =
-        sqlx::query_scalar("SELECT current_setting($1, true)").bind(name).fetch_one(connection).await?;
+    // Not prepared: behind a pooler that swaps sessions, another one may have taken the statement's name.
+    let look = AssertSqlSafe(format!("SELECT current_setting('{name}', true)"));
+    let mark: Option<String> = sqlx::raw_sql(look).fetch_one(connection).await?.try_get(0)?;
     Ok(mark.as_deref() == Some(taken))
 }
 
