@@ -20,8 +20,8 @@ use crate::domain::refusal::Refusal;
 use crate::feed::{Horizon, Watched};
 use crate::store::changes::{self, Place, Placed};
 
-/// How many changes are read from the log at once: all that a stream ever holds.
-const PAGE: i64 = 500;
+/// How many changes are read from the log at once: all that a stream ever holds, about 120 KiB if nobody reads it.
+const PAGE: i64 = 100;
 
 pub(super) struct Changes(pub(super) Arc<Booking>);
 
