@@ -4,9 +4,11 @@ use booking_service::MIGRATOR;
 use futures_util::future::join_all;
 use rowlock_proto::booking::v1 as pb;
 use service_core::auth::Role;
-use service_core::test_support::{CollectedSpan, TestCluster, TestCollector, TokenMint, attribute};
+use service_core::test_support::{
+    CollectedSpan, TestCluster, TestCollector, TestDatabase, TokenMint, attribute,
+};
 use tonic::Request;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use uuid::Uuid;
 
 use crate::acts::{ask, draft};
@@ -33,35 +35,54 @@ fn find(spans: &[CollectedSpan], fits: impl Fn(&CollectedSpan) -> bool) -> Vec<&
     spans.iter().filter(|span| fits(span)).collect()
 }
 
+/// A process with what it needs.
+struct Scene {
+    mint: TokenMint,
+    serving: Serving,
+    channel: Channel,
+    _identity: Identity,
+    _database: TestDatabase,
+}
+
+impl Scene {
+    /// With these arguments, when it is ready.
+    async fn start(arguments: &[&str]) -> Self {
+        let mint = TokenMint::new();
+        let identity = Identity::start(&mint).await;
+        let database = TestCluster::database("booking", &MIGRATOR).await;
+        let mut command = serve(&database.url, identity.address);
+        command.args(arguments);
+        let serving = Serving::start(command);
+        eventually(async || get(serving.http, "/readyz").await.0.contains(" 200")).await;
+        let channel = Endpoint::from_shared(format!("http://{}", serving.grpc)).unwrap().connect_lazy();
+        Self { mint, serving, channel, _identity: identity, _database: database }
+    }
+
+    fn caller(&self, number: u128, role: Role) -> Caller {
+        let user = Uuid::from_u128(number);
+        Caller::new(user, &self.mint.token(user, role), self.channel.clone())
+    }
+}
+
 // The collector has to answer while the end of the process is waited for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_callers_trace_goes_through_the_batch_into_its_statements() {
-    let mint = TokenMint::new();
     let collector = TestCollector::start().await;
-    let identity = Identity::start(&mint).await;
-    let database = TestCluster::database("booking", &MIGRATOR).await;
-    let mut command = serve(&database.url, identity.address);
-    command
-        .args(["--otlp-endpoint", &format!("http://{}", collector.address), "--otlp-sample-ratio", "0"])
-        .args(["--log-filter", "info,service_core=debug", "--register-rate", "off", "--call-rate", "off"]);
-    let serving = Serving::start(command);
-    eventually(async || get(serving.http, "/readyz").await.0.contains(" 200")).await;
-    let channel = Endpoint::from_shared(format!("http://{}", serving.grpc)).unwrap().connect_lazy();
-    let caller = |number: u128, role| {
-        let user = Uuid::from_u128(number);
-        Caller::new(user, &mint.token(user, role), channel.clone())
-    };
-    let event = caller(1, Role::Organizer).publish_new(draft(100)).await;
+    let endpoint = format!("http://{}", collector.address);
+    let traces = ["--otlp-endpoint", &endpoint, "--otlp-sample-ratio", "0"];
+    let rest = ["--log-filter", "info,service_core=debug", "--register-rate", "off", "--call-rate", "off"];
+    let scene = Scene::start(&[&traces[..], &rest[..]].concat()).await;
+    let event = scene.caller(1, Role::Organizer).publish_new(draft(100)).await;
 
     let calls = (2..12).map(|number| {
         let (trace, flags) = if number % 2 == 0 { (SAMPLED, "01") } else { (NOT_SAMPLED, "00") };
-        let (caller, request) = (caller(number, Role::Attendee), traced(ask(&event), trace, flags));
+        let (caller, request) = (scene.caller(number, Role::Attendee), traced(ask(&event), trace, flags));
         async move { caller.registrations().register(request).await.unwrap() }
     });
     join_all(calls).await;
     let get_event = pb::GetEventRequest { event_id: event.event_id.clone() };
-    caller(2, Role::Attendee).events().get_event(traced(get_event, SAMPLED, "01")).await.unwrap();
-    let (status, log) = serving.stop("-TERM");
+    scene.caller(2, Role::Attendee).events().get_event(traced(get_event, SAMPLED, "01")).await.unwrap();
+    let (status, log) = scene.serving.stop("-TERM");
     assert!(status.success());
 
     // The last ones were sent before the process ended.
@@ -117,43 +138,27 @@ async fn a_callers_trace_goes_through_the_batch_into_its_statements() {
 
 #[tokio::test]
 async fn a_collector_that_is_away_holds_nothing_up() {
-    let mint = TokenMint::new();
-    let identity = Identity::start(&mint).await;
-    let database = TestCluster::database("booking", &MIGRATOR).await;
-    let mut command = serve(&database.url, identity.address);
-    command.args(["--otlp-endpoint", "http://127.0.0.1:1", "--otlp-sample-ratio", "1"]);
-    let serving = Serving::start(command);
-    eventually(async || get(serving.http, "/readyz").await.0.contains(" 200")).await;
-    let channel = Endpoint::from_shared(format!("http://{}", serving.grpc)).unwrap().connect_lazy();
-    let user = Uuid::from_u128(1);
-    let organizer = Caller::new(user, &mint.token(user, Role::Organizer), channel);
+    let scene = Scene::start(&["--otlp-endpoint", "http://127.0.0.1:1", "--otlp-sample-ratio", "1"]).await;
+    let organizer = scene.caller(1, Role::Organizer);
     organizer.publish_new(draft(1)).await;
     let lost = "trace_spans_dropped_total{reason=\"export_failed\"}";
     eventually(async || {
-        let (_, metrics) = get(serving.http, "/metrics").await;
+        let (_, metrics) = get(scene.serving.http, "/metrics").await;
         metrics.lines().any(|line| line.starts_with(lost) && !line.ends_with(" 0"))
     })
     .await;
-    let (status, log) = serving.stop("-TERM");
+    let (status, log) = scene.serving.stop("-TERM");
     assert!(status.success());
     assert!(log.contains("traces cannot be sent"), "{log}");
 }
 
 #[tokio::test]
 async fn without_a_collector_the_logs_have_the_callers_trace() {
-    let mint = TokenMint::new();
-    let identity = Identity::start(&mint).await;
-    let database = TestCluster::database("booking", &MIGRATOR).await;
-    let mut command = serve(&database.url, identity.address);
-    command.args(["--log-filter", "info,service_core=debug"]);
-    let serving = Serving::start(command);
-    eventually(async || get(serving.http, "/readyz").await.0.contains(" 200")).await;
-    let channel = Endpoint::from_shared(format!("http://{}", serving.grpc)).unwrap().connect_lazy();
-    let user = Uuid::from_u128(1);
-    let organizer = Caller::new(user, &mint.token(user, Role::Organizer), channel);
+    let scene = Scene::start(&["--log-filter", "info,service_core=debug"]).await;
+    let organizer = scene.caller(1, Role::Organizer);
     let list = traced(pb::ListEventsRequest::default(), SAMPLED, "01");
     organizer.events().list_events(list).await.unwrap();
-    let (_, log) = serving.stop("-TERM");
+    let (_, log) = scene.serving.stop("-TERM");
     let ids = format!("\"trace_id\":\"{SAMPLED}\"");
     assert!(
         log.lines().any(|line| line.contains("call ended") && line.contains(&ids) && line.contains(PARENT)),

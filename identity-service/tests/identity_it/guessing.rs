@@ -44,14 +44,6 @@ async fn proportions<const N: usize>(
         .collect()
 }
 
-async fn deactivate(server: &TestServer, email: &str) {
-    sqlx::query("UPDATE users SET active = false WHERE email = $1")
-        .bind(email)
-        .execute(&server.database.pool(1))
-        .await
-        .unwrap();
-}
-
 #[tokio::test]
 async fn the_time_of_an_answer_does_not_tell_which_accounts_exist_or_are_active() {
     let server = TestServer::with(|config| {
@@ -61,7 +53,7 @@ async fn the_time_of_an_answer_does_not_tell_which_accounts_exist_or_are_active(
     .await;
     server.sign_up("ada@example.org").await;
     server.sign_up("gone@example.org").await;
-    deactivate(&server, "gone@example.org").await;
+    server.deactivate("gone@example.org").await;
     let cases = [
         ("ada@example.org", WRONG),
         ("nobody@example.org", WRONG),
@@ -82,7 +74,7 @@ async fn the_time_of_an_answer_does_not_tell_which_of_the_paused_accounts_exist(
     .await;
     server.sign_up("ada@example.org").await;
     server.sign_up("gone@example.org").await;
-    deactivate(&server, "gone@example.org").await;
+    server.deactivate("gone@example.org").await;
     let cases =
         [("ada@example.org", PASSWORD), ("nobody@example.org", PASSWORD), ("gone@example.org", PASSWORD)];
     for (email, _) in cases {

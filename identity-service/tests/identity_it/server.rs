@@ -111,6 +111,15 @@ impl TestServer {
         self.auth().sign_in(request).await.map(tonic::Response::into_inner)
     }
 
+    /// Behind the service's back.
+    pub(crate) async fn deactivate(&self, email: &str) {
+        sqlx::query("UPDATE users SET active = false WHERE email = $1")
+            .bind(email)
+            .execute(&self.database.pool(1))
+            .await
+            .unwrap();
+    }
+
     /// A token of the server's own key, for a role that the user need not have.
     pub(crate) fn token(&self, user: Uuid, role: auth::Role) -> String {
         let tokens = AccessTokens::new(

@@ -52,7 +52,7 @@ async fn an_unknown_address_a_wrong_password_and_a_deactivated_user_look_alike()
     let server = TestServer::start().await;
     server.sign_up("ada@example.org").await;
     server.sign_up("gone@example.org").await;
-    deactivate(&server, "gone@example.org").await;
+    server.deactivate("gone@example.org").await;
     let mut answers = Vec::new();
     for (email, password) in [
         ("nobody@example.org", PASSWORD),
@@ -70,14 +70,6 @@ async fn an_unknown_address_a_wrong_password_and_a_deactivated_user_look_alike()
         .await
         .unwrap();
     assert_eq!(sessions, 0);
-}
-
-async fn deactivate(server: &TestServer, email: &str) {
-    sqlx::query("UPDATE users SET active = false WHERE email = $1")
-        .bind(email)
-        .execute(&server.database.pool(1))
-        .await
-        .unwrap();
 }
 
 #[tokio::test]
