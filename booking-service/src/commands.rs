@@ -11,16 +11,16 @@ use service_core::lifecycle::Shutdown;
 use service_core::server::Listeners;
 use service_core::trace::Flush;
 use service_core::{migrate, telemetry};
+use sqlx::migrate::Migrator;
 
-use crate::MIGRATOR;
 use crate::cli::{MigrateArgs, ServeArgs};
 use crate::serve::{self, Sources};
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT, on a database with this schema.
 ///
 /// # Errors
 /// What is wrong with the configuration, the addresses or the schema.
-pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+pub async fn serve(args: ServeArgs, schema: &'static Migrator) -> anyhow::Result<()> {
     let config = args.check()?;
     telemetry::init(&config.telemetry)?;
     let shutdown = Shutdown::on_signals()?;
@@ -28,22 +28,22 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let clock = Arc::new(SystemClock);
     let sources = Sources { clock: clock.clone(), ids: Arc::new(UuidV7::new(clock)) };
     let flush = Flush::within(shutdown.token(), config.server.drain_grace);
-    let served = Box::pin(serve::serve(config, listeners, sources, shutdown.token())).await;
+    let served = Box::pin(serve::serve(config, schema, listeners, sources, shutdown.token())).await;
     flush.finish().await;
     served
 }
 
-/// Brings the schema up to date.
+/// Brings the database up to this schema.
 ///
 /// # Errors
 /// If the database cannot be reached, or has a schema that this program does not know.
-pub async fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
+pub async fn migrate(args: MigrateArgs, schema: &'static Migrator) -> anyhow::Result<()> {
     let mut errors = ConfigErrors::default();
     let database = args.database.check(&mut errors);
     let telemetry = args.telemetry.check(&mut errors);
     errors.finish()?;
     telemetry::init(&telemetry)?;
-    let migrated = migrate::migrate(&database, &MIGRATOR).await?;
+    let migrated = migrate::migrate(&database, schema).await?;
     match migrated.applied {
         0 => say("the schema is up to date"),
         n => say(&format!("{n} migration(s) applied")),

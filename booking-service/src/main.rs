@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use booking_service::cli::{Cli, Command};
 use booking_service::config::DEFAULT_ADDRESSES;
-use booking_service::{commands, demo};
+use booking_service::{MIGRATOR, commands, demo};
 use clap::{CommandFactory, Parser};
 use service_core::config::{ConfigErrors, unknown_variables};
 use service_core::health;
@@ -34,8 +34,8 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Serve(args) => Box::pin(commands::serve(*args)).await,
-        Command::Migrate(args) => Box::pin(commands::migrate(*args)).await,
+        Command::Serve(args) => Box::pin(commands::serve(*args, &MIGRATOR)).await,
+        Command::Migrate(args) => Box::pin(commands::migrate(*args, &MIGRATOR)).await,
         Command::Health(args) => {
             health::ask(args, DEFAULT_ADDRESSES.grpc.port()).await?;
             commands::say("serving")

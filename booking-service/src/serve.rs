@@ -11,10 +11,10 @@ use service_core::lifecycle::{Readiness, ReadinessHandle};
 use service_core::server::{GrpcServer, Listeners};
 use service_core::telemetry;
 use service_core::token::{KeySet, KnownRevocations, TokenVerifier, refresh_keys};
+use sqlx::migrate::Migrator;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::MIGRATOR;
 use crate::config::ServeConfig;
 use crate::feed::Feed;
 use crate::grpc::{self, Booking};
@@ -42,13 +42,14 @@ pub struct Sources {
     pub ids: Arc<dyn IdSource>,
 }
 
-/// Serves on `listeners` until `shutdown`, then finishes what is accepted. The database and identity may be down at first:
+/// Serves a database with this `schema` on `listeners` until `shutdown`, then finishes what is accepted. The database and identity may be down at first:
 /// the service is ready when both have been there.
 ///
 /// # Errors
 /// If the listeners cannot be used, or the database's schema is not the one that this program knows.
 pub async fn serve(
     config: ServeConfig,
+    schema: &'static Migrator,
     listeners: Listeners,
     sources: Sources,
     shutdown: CancellationToken,
@@ -111,7 +112,7 @@ pub async fn serve(
     // Ends all of it: the outer shutdown, a schema that cannot be served, or a server that cannot go on.
     let stop = shutdown.child_token();
     let watch = async {
-        let watched = watch_database(&pool, &MIGRATOR, &database_check, &stop).await;
+        let watched = watch_database(&pool, schema, &database_check, &stop).await;
         stop.cancel();
         watched
     };

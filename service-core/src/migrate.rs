@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sqlx::migrate::{Migrate, MigrateError, Migrator};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::migrate::{Migrate, MigrateError, Migration, Migrator};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use tokio::time::sleep;
 
 use crate::config::DatabaseConfig;
@@ -15,6 +15,9 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_TRIES: u32 = 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// The advisory lock of whoever migrates this database, and how often those who wait for it ask.
+const MIGRATING: i64 = 0x0072_6f77_6c6f_636b;
+const ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// What a run of [`migrate`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,14 @@ pub enum SchemaError {
         /// Its version.
         version: i64,
     },
+    /// A migration without a transaction could not be run again if it stopped halfway.
+    #[error(
+        "migration {version} runs without a transaction, so it must be one CREATE INDEX CONCURRENTLY IF NOT EXISTS or one DROP INDEX CONCURRENTLY IF EXISTS"
+    )]
+    Unrepeatable {
+        /// Its version.
+        version: i64,
+    },
     /// Sessions do not have the timeouts that they were opened with. Without them a replica that hangs holds its locks for ever.
     #[error(
         "sessions do not get their settings: a pooler such as PgBouncer refuses or ignores the startup parameter `options`; connect to PostgreSQL itself"
@@ -78,11 +89,17 @@ fn first(versions: &[i64]) -> i64 {
 
 /// Applies the migrations that the database lacks, one after the other, each in its own transaction, in a session of its
 /// own that must not go through a transaction pooler. Programs that migrate at the same time wait for each other. A
-/// migration that does not get its locks within 2 s steps back and is tried again, ten times at most.
+/// migration that does not get its locks within 2 s steps back and is tried again, ten times at most. A migration without
+/// a transaction waits for as long as it has to, since nobody waits behind it; an index that it leaves behind INVALID is
+/// dropped, at the latest before it runs again.
 ///
 /// # Errors
-/// [`SchemaError::Unknown`], [`SchemaError::Changed`] and [`SchemaError::Dirty`] before anything is changed.
+/// [`SchemaError::Unknown`], [`SchemaError::Changed`], [`SchemaError::Dirty`] and [`SchemaError::Unrepeatable`] before
+/// anything is changed.
 pub async fn migrate(config: &DatabaseConfig, migrator: &'static Migrator) -> Result<Migrated, SchemaError> {
+    if let Some(bad) = migrator.iter().find(|m| m.no_tx && concurrent_index(m.sql.as_str()).is_none()) {
+        return Err(SchemaError::Unrepeatable { version: bad.version });
+    }
     let mut pause = FIRST_PAUSE;
     let mut tries = 1;
     let mut applied = 0;
@@ -121,8 +138,7 @@ async fn migrate_once(
     if !has_settings(&mut connection).await.map_err(SchemaError::Database)? {
         return Err(SchemaError::SettingsLost);
     }
-    // Advisory locks obey lock_timeout too: a second migrator is retried like any other waiter.
-    connection.lock().await.map_err(broken)?;
+    lock(&mut connection).await.map_err(SchemaError::Database)?;
     connection.ensure_migrations_table(&migrator.table_name).await.map_err(broken)?;
     let pending = match compare(&mut connection, migrator).await {
         Ok(()) => Vec::new(),
@@ -130,13 +146,96 @@ async fn migrate_once(
         Err(error) => return Err(error),
     };
     for migration in migrator.iter().filter(|m| pending.contains(&m.version)) {
-        connection.apply(&migrator.table_name, migration).await.map_err(broken)?;
+        match concurrent_index(migration.sql.as_str()) {
+            Some(index) if migration.no_tx => {
+                apply_concurrently(&mut connection, migrator, migration, index).await?;
+            }
+            _ => drop(connection.apply(&migrator.table_name, migration).await.map_err(broken)?),
+        }
         *applied += 1;
         tracing::info!(version = migration.version, description = %migration.description, "migration applied");
     }
     // The session ends, and with it the lock.
     let _ = connection.close().await;
     Ok(migrator.iter().map(|m| m.version).max())
+}
+
+/// Waits until nobody else migrates. A session that waits inside `pg_advisory_lock` has a snapshot, and an index that is
+/// built concurrently waits for all snapshots: the two would wait for each other. So this asks again and again.
+async fn lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let mut told = false;
+    loop {
+        let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+            .bind(MIGRATING)
+            .fetch_one(&mut *connection)
+            .await?;
+        if locked {
+            return Ok(());
+        }
+        if !told {
+            tracing::info!("another program migrates: waiting for it");
+            told = true;
+        }
+        sleep(ASK_EVERY).await;
+    }
+}
+
+/// The index that a statement makes or drops, if it is one that can be run again after it stopped anywhere.
+fn concurrent_index(sql: &str) -> Option<String> {
+    let lines = sql.lines().filter(|line| !line.trim_start().starts_with("--"));
+    let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+    let statement = words.join(" ");
+    let statement = statement.strip_suffix(';').unwrap_or(&statement);
+    let rest = [
+        "CREATE INDEX CONCURRENTLY IF NOT EXISTS ",
+        "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS ",
+        "DROP INDEX CONCURRENTLY IF EXISTS ",
+    ]
+    .iter()
+    .find_map(|start| statement.strip_prefix(start))?;
+    let name = rest.split(' ').next()?;
+    let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    (plain && !name.is_empty() && !rest.contains(';')).then(|| name.to_owned())
+}
+
+/// Runs a migration without a transaction. It waits for every transaction that is older than itself, and nobody waits for
+/// the lock that it holds meanwhile but other changes of the schema: no timeout.
+async fn apply_concurrently(
+    connection: &mut PgConnection,
+    migrator: &Migrator,
+    migration: &Migration,
+    index: String,
+) -> Result<(), SchemaError> {
+    execute(connection, "SET lock_timeout = 0".to_owned()).await.map_err(SchemaError::Database)?;
+    // Of a try that was killed. IF NOT EXISTS would take it for the index.
+    drop_invalid(connection, &index).await.map_err(SchemaError::Database)?;
+    if let Err(error) = connection.apply(&migrator.table_name, migration).await {
+        // It would slow every write down until somebody tries again; if it cannot be dropped now, it is then.
+        if let Err(error) = drop_invalid(connection, &index).await {
+            tracing::warn!(%error, index, "an index that was built halfway is left behind");
+        }
+        return Err(broken(error));
+    }
+    execute(connection, "RESET lock_timeout".to_owned()).await.map_err(SchemaError::Database)
+}
+
+async fn drop_invalid(connection: &mut PgConnection, index: &str) -> Result<(), sqlx::Error> {
+    let is_there: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass($1) AND NOT (indisvalid AND indisready))",
+    )
+    .bind(index)
+    .fetch_one(&mut *connection)
+    .await?;
+    if !is_there {
+        return Ok(());
+    }
+    execute(connection, format!("DROP INDEX CONCURRENTLY IF EXISTS {index}")).await?;
+    tracing::info!(index, "an index that was built halfway is dropped");
+    Ok(())
+}
+
+async fn execute(connection: &mut PgConnection, sql: String) -> Result<(), sqlx::Error> {
+    connection.execute(AssertSqlSafe(sql)).await.map(drop)
 }
 
 /// Whether the database has exactly the migrations of this program.

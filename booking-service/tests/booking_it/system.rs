@@ -91,7 +91,7 @@ impl System {
         let clock = Arc::new(SystemClock);
         let sources = Sources { clock: clock.clone(), ids: Arc::new(UuidV7::new(clock)) };
         let stop = CancellationToken::new();
-        let task = tokio::spawn(Box::pin(serve(config, listeners, sources, stop.clone())));
+        let task = tokio::spawn(Box::pin(serve(config, &MIGRATOR, listeners, sources, stop.clone())));
         self.replicas.push(Replica { channel: connect(grpc), grpc, http, stop, task });
     }
 

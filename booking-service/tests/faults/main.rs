@@ -55,6 +55,7 @@ mod failover;
 mod locks;
 mod planted;
 mod pooler;
+mod releases;
 mod replicas;
 mod sabotage;
 mod server;
