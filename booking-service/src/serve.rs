@@ -101,6 +101,7 @@ pub async fn serve(
         config: config.server,
         domain: grpc::DOMAIN,
         access: grpc::access::ACCESS,
+        streams: &grpc::access::STREAMS,
         verifier,
         ids: Arc::clone(&sources.ids),
         descriptor_sets: vec![rowlock_proto::FILE_DESCRIPTOR_SET],

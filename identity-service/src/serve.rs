@@ -46,6 +46,8 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let metrics = telemetry::init(&config.telemetry)?;
+    // From the start on: an alert on a rise needs the value before it.
+    metrics::counter!("sign_ins_paused_total").increment(0);
     let ring = Arc::new(config.keys.load()?);
     let (grpc_addr, http_addr) = (listeners.grpc.local_addr()?, listeners.http.local_addr()?);
     tracing::info!(%grpc_addr, %http_addr, kid = ring.signing_kid(), "listening");
@@ -95,6 +97,7 @@ pub async fn serve(
         config: config.server,
         domain: grpc::DOMAIN,
         access: grpc::ACCESS,
+        streams: &grpc::STREAMS,
         verifier,
         ids: sources.ids.clone(),
         descriptor_sets: vec![rowlock_proto::FILE_DESCRIPTOR_SET],

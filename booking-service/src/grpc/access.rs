@@ -34,3 +34,10 @@ pub const ACCESS: AccessTable = &[
     ("/rowlock.booking.v1.ChangeService/StreamChanges", BACKENDS),
     ("/rowlock.booking.v1.SimulationService/SimulateRush", ADMINS),
 ];
+
+/// Those that answer with a stream.
+pub const STREAMS: [&str; 3] = [
+    "/rowlock.booking.v1.EventService/WatchEvent",
+    "/rowlock.booking.v1.ChangeService/StreamChanges",
+    "/rowlock.booking.v1.SimulationService/SimulateRush",
+];

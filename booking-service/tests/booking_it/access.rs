@@ -344,3 +344,12 @@ async fn a_method_that_does_not_exist_is_unimplemented() {
         }
     }
 }
+
+#[test]
+fn the_methods_that_are_counted_as_streams_are_those_of_the_contract() {
+    let counted: BTreeSet<String> = booking_service::grpc::access::STREAMS
+        .iter()
+        .map(|path| path.trim_start_matches("/rowlock.booking.v1.").to_owned())
+        .collect();
+    assert_eq!(counted, contract::streams());
+}

@@ -21,6 +21,18 @@ pub(crate) fn rpcs() -> BTreeMap<String, String> {
     rpcs
 }
 
+/// The rpcs that answer with a stream.
+pub(crate) fn streams() -> BTreeSet<String> {
+    let set = set();
+    let services = set.file.iter().filter(|file| file.package() == PACKAGE).flat_map(|file| &file.service);
+    services
+        .flat_map(|service| {
+            let streams = service.method.iter().filter(|method| method.server_streaming());
+            streams.map(|method| format!("{}/{}", service.name(), method.name()))
+        })
+        .collect()
+}
+
 /// The names of all rpcs.
 pub(crate) fn rpc_names() -> BTreeSet<String> {
     rpcs().into_keys().collect()

@@ -62,6 +62,7 @@ async fn secure_identity(mint: &TokenMint, tls: ServerTls) -> (String, Arc<Revoc
     let server = GrpcServer {
         config,
         domain: "identity.rowlock",
+        streams: &["/rowlock.identity.v1.RevocationService/WatchRevocations"],
         access: &[
             ("/rowlock.identity.v1.AuthService/GetJwks", Access::Public),
             ("/rowlock.identity.v1.AuthService/IssueServiceToken", Access::Public),

@@ -1,13 +1,13 @@
-//! docs/promises.md names a test for each promise.
+//! docs/promises.md names a test for each promise, docs/limits.md an option, a metric and a test for each limit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-fn sources_of_tests() -> String {
+/// All Rust in a folder of each crate.
+fn sources(of: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut folders: Vec<PathBuf> = ["booking-service", "identity-service", "service-core"]
-        .map(|name| root.join(name).join("tests"))
-        .into();
+    let mut folders: Vec<PathBuf> =
+        ["booking-service", "identity-service", "service-core"].map(|name| root.join(name).join(of)).into();
     let mut sources = String::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
@@ -22,17 +22,56 @@ fn sources_of_tests() -> String {
     sources
 }
 
-#[test]
-fn every_test_that_the_page_of_promises_names_exists() {
-    let page = include_str!("../../../docs/promises.md");
+/// What stands in backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+fn tests_that_are_missing(page: &str, at_least: usize) -> Vec<&str> {
     let is_a_test = |name: &&str| {
-        name.matches('_').count() >= 3
+        name.matches('_').count() >= 4
             && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
     };
-    let named: Vec<&str> = page.split('`').skip(1).step_by(2).filter(is_a_test).collect();
-    assert!(named.len() > 40, "{named:?}");
-    let sources = sources_of_tests();
-    let missing: Vec<_> =
-        named.into_iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
-    assert_eq!(missing, Vec::<&str>::new());
+    let named: Vec<&str> = quoted(page).filter(is_a_test).collect();
+    assert!(named.len() > at_least, "{named:?}");
+    let sources = sources("tests");
+    named.into_iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect()
+}
+
+#[test]
+fn every_test_that_the_page_of_promises_names_exists() {
+    assert_eq!(tests_that_are_missing(include_str!("../../../docs/promises.md"), 40), Vec::<&str>::new());
+}
+
+#[test]
+fn every_limit_has_the_option_the_default_the_metric_and_the_test_that_its_page_names() {
+    let page = include_str!("../../../docs/limits.md");
+    assert_eq!(tests_that_are_missing(page, 25), Vec::<&str>::new());
+    let options = [
+        include_str!("../../../docs/options/booking-service.md"),
+        include_str!("../../../docs/options/identity-service.md"),
+    ]
+    .concat();
+    let (code, readme) = (sources("src"), include_str!("../../../README.md"));
+    let mut limits = 0;
+    for row in page.lines().filter(|line| line.starts_with("| `--")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, flags, defaults, _, metric, tests, _] = cells[..] else { panic!("{row}") };
+        assert_eq!(quoted(flags).count(), quoted(defaults).count(), "{row}");
+        for (flag, default) in quoted(flags).zip(quoted(defaults)) {
+            let option = options.lines().find(|line| line.starts_with(&format!("| `{flag} ")));
+            let option = option.unwrap_or_else(|| panic!("there is no {flag}"));
+            assert!(option.contains(&format!("| `{default}` |")), "{flag}: {option}");
+            limits += 1;
+        }
+        assert!(quoted(metric).count() == 1 || metric.starts_with("none: "), "{row}");
+        for metric in quoted(metric) {
+            assert!(
+                code.contains(&format!("!(\"{metric}\"")) && readme.contains(metric),
+                "there is no {metric}"
+            );
+        }
+        assert!(quoted(tests).count() > 0, "{row}");
+    }
+    assert!(limits > 25, "{limits}");
 }

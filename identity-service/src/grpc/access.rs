@@ -35,6 +35,9 @@ pub const ACCESS: AccessTable = &[
     ("/rowlock.identity.v1.RevocationService/WatchRevocations", SERVICE),
 ];
 
+/// Those that answer with a stream.
+pub const STREAMS: [&str; 1] = ["/rowlock.identity.v1.RevocationService/WatchRevocations"];
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -50,6 +53,7 @@ mod tests {
         let set = FileDescriptorSet::decode(rowlock_proto::FILE_DESCRIPTOR_SET).unwrap();
         let mut rpcs = BTreeSet::new();
         let mut services = BTreeSet::new();
+        let mut streams = BTreeSet::new();
         for file in set.file.iter().filter(|file| file.package() == "rowlock.identity.v1") {
             for service in &file.service {
                 services.insert(format!("{}.{}", file.package(), service.name()));
@@ -59,11 +63,16 @@ mod tests {
                         .iter()
                         .map(|rpc| format!("/{}.{}/{}", file.package(), service.name(), rpc.name())),
                 );
+                let streaming = service.method.iter().filter(|rpc| rpc.server_streaming());
+                streams.extend(
+                    streaming.map(|rpc| format!("/{}.{}/{}", file.package(), service.name(), rpc.name())),
+                );
             }
         }
         let table: BTreeSet<String> = ACCESS.iter().map(|(path, _)| (*path).to_owned()).collect();
         assert_eq!(table, rpcs);
         assert_eq!(table.len(), ACCESS.len(), "each once");
+        assert_eq!(streams, STREAMS.iter().map(|path| (*path).to_owned()).collect());
         assert_eq!(services, SERVICE_NAMES.iter().map(|name| (*name).to_owned()).collect());
     }
 }

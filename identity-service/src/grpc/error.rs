@@ -81,6 +81,7 @@ fn failure(error: Error) -> Failure {
         )
         .with("service_account_id", id.to_string()),
         Error::TooManyAttempts { retry_after } => {
+            metrics::counter!("sign_ins_paused_total").increment(1);
             new(Code::ResourceExhausted, ErrorReason::TooManyAttempts, "too many failed attempts")
                 .retry_after(retry_after)
         }

@@ -24,7 +24,7 @@ use tonic::service::Routes;
 use crate::accounts::Accounts;
 use crate::signing::KeyRing;
 
-pub use access::ACCESS;
+pub use access::{ACCESS, STREAMS};
 pub use client::ClientAddress;
 pub use error::DOMAIN;
 pub use revocation_service::Revocations;

@@ -174,6 +174,9 @@ pub struct ServerArgs {
     /// The deadline of a call that brings none, 100ms to 1h
     #[arg(long, env = "ROWLOCK_DEFAULT_DEADLINE", value_name = "DURATION", default_value = "30s")]
     pub default_deadline: Checked<Period>,
+    /// The longest deadline of any call until its response begins, 100ms to 1d
+    #[arg(long, env = "ROWLOCK_MAX_DEADLINE", value_name = "DURATION", default_value = "5m")]
+    pub max_deadline: Checked<Period>,
     /// The most calls in flight before further ones are refused, 1 to 1000000
     #[arg(long, env = "ROWLOCK_MAX_CALLS_IN_FLIGHT", value_name = "N", default_value = "10000")]
     pub max_calls_in_flight: Checked<usize>,
@@ -183,6 +186,21 @@ pub struct ServerArgs {
     /// The most connections before further ones are closed at once, 1 to 1000000
     #[arg(long, env = "ROWLOCK_MAX_CONNECTIONS", value_name = "N", default_value = "10000")]
     pub max_connections: Checked<usize>,
+    /// The most calls at once on one connection, 1 to 1000000; further ones wait at the client
+    #[arg(long, env = "ROWLOCK_MAX_CALLS_PER_CONNECTION", value_name = "N", default_value = "4096")]
+    pub max_calls_per_connection: Checked<u32>,
+    /// The most calls of one connection that were cancelled before they were looked at, 1 to 1000000; with more it is closed
+    #[arg(long, env = "ROWLOCK_MAX_CANCELLED_CALLS", value_name = "N", default_value = "1024")]
+    pub max_cancelled_calls: Checked<usize>,
+    /// The most streams to clients that are open before further ones are refused, 1 to 1000000
+    #[arg(long, env = "ROWLOCK_MAX_STREAMS", value_name = "N", default_value = "20000")]
+    pub max_streams: Checked<usize>,
+    /// The most connections for operations before further ones are closed at once, 1 to 100000
+    #[arg(long, env = "ROWLOCK_MAX_HTTP_CONNECTIONS", value_name = "N", default_value = "256")]
+    pub max_http_connections: Checked<usize>,
+    /// After how long without an answer a connection for operations is cut, 100ms to 1h
+    #[arg(long, env = "ROWLOCK_HTTP_IDLE_TIMEOUT", value_name = "DURATION", default_value = "1m")]
+    pub http_idle_timeout: Checked<Period>,
     /// How long a new connection may take to speak TLS and HTTP/2 before it is cut, 100ms to 5m
     #[arg(long, env = "ROWLOCK_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s")]
     pub handshake_timeout: Checked<Period>,
@@ -222,12 +240,25 @@ pub struct ServerConfig {
     pub max_message_bytes: usize,
     /// The deadline of a call that brings none, until its response begins.
     pub default_deadline: Duration,
+    /// The longest deadline of any call, until its response begins.
+    pub max_deadline: Duration,
     /// The most calls whose response has not begun.
     pub max_calls_in_flight: usize,
     /// The largest head of a call in bytes.
     pub max_header_bytes: u32,
     /// The most connections; further ones are closed at once.
     pub max_connections: usize,
+    /// The most calls at once on one connection; further ones wait at the client.
+    pub max_calls_per_connection: u32,
+    /// Calls that a client has cancelled before they were looked at are kept until then; with more than these on one connection
+    /// it is closed. A client that gives up on a burst of calls stays below; it is the bound on the memory that one can take.
+    pub max_cancelled_calls: usize,
+    /// The most streams that are open at once; further ones are refused.
+    pub max_streams: usize,
+    /// The most connections to the port for operations; further ones are closed at once.
+    pub max_http_connections: usize,
+    /// How long a connection to the port for operations may be without an answer: idle, or asking very slowly.
+    pub http_idle_timeout: Duration,
     /// How long a new connection may take until it speaks HTTP/2.
     pub handshake_timeout: Duration,
     /// After how long a connection gets a GOAWAY.
@@ -256,9 +287,15 @@ impl ServerConfig {
             reflection: true,
             max_message_bytes: 1 << 20,
             default_deadline: Duration::from_secs(30),
+            max_deadline: Duration::from_secs(5 * 60),
             max_calls_in_flight: 10_000,
             max_header_bytes: 16 << 10,
             max_connections: 10_000,
+            max_calls_per_connection: 4_096,
+            max_cancelled_calls: 1_024,
+            max_streams: 20_000,
+            max_http_connections: 256,
+            http_idle_timeout: Duration::from_secs(60),
             handshake_timeout: Duration::from_secs(10),
             max_connection_age: Duration::from_secs(30 * 60),
             max_connection_age_grace: Duration::from_secs(30),
@@ -310,6 +347,22 @@ impl ServerArgs {
         if let Some(n) = self.max_connections.take_within(name, 1..=1_000_000, errors) {
             config.max_connections = n;
         }
+        let name = "--max-calls-per-connection (ROWLOCK_MAX_CALLS_PER_CONNECTION)";
+        if let Some(n) = self.max_calls_per_connection.take_within(name, 1..=1_000_000, errors) {
+            config.max_calls_per_connection = n;
+        }
+        let name = "--max-cancelled-calls (ROWLOCK_MAX_CANCELLED_CALLS)";
+        if let Some(n) = self.max_cancelled_calls.take_within(name, 1..=1_000_000, errors) {
+            config.max_cancelled_calls = n;
+        }
+        let name = "--max-streams (ROWLOCK_MAX_STREAMS)";
+        if let Some(n) = self.max_streams.take_within(name, 1..=1_000_000, errors) {
+            config.max_streams = n;
+        }
+        let name = "--max-http-connections (ROWLOCK_MAX_HTTP_CONNECTIONS)";
+        if let Some(n) = self.max_http_connections.take_within(name, 1..=100_000, errors) {
+            config.max_http_connections = n;
+        }
         config.tls = self.tls.check(errors);
         let rate = self.call_rate.take("--call-rate (ROWLOCK_CALL_RATE)", errors);
         if let Some(RateOption(rate)) = rate {
@@ -323,6 +376,10 @@ impl ServerArgs {
         };
         let name = "--default-deadline (ROWLOCK_DEFAULT_DEADLINE)";
         period(&mut config.default_deadline, self.default_deadline, name, 100, 3_600);
+        let name = "--max-deadline (ROWLOCK_MAX_DEADLINE)";
+        period(&mut config.max_deadline, self.max_deadline, name, 100, 86_400);
+        let name = "--http-idle-timeout (ROWLOCK_HTTP_IDLE_TIMEOUT)";
+        period(&mut config.http_idle_timeout, self.http_idle_timeout, name, 100, 3_600);
         let name = "--handshake-timeout (ROWLOCK_HANDSHAKE_TIMEOUT)";
         period(&mut config.handshake_timeout, self.handshake_timeout, name, 100, 300);
         let name = "--max-connection-age (ROWLOCK_MAX_CONNECTION_AGE)";

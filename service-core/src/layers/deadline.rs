@@ -29,13 +29,15 @@ pub(crate) struct DeadlineLayer {
     pub(crate) domain: &'static str,
     /// For calls that bring no timeout.
     pub(crate) default: Duration,
+    /// No call waits for longer, whatever its caller would.
+    pub(crate) longest: Duration,
 }
 
 impl Middleware for DeadlineLayer {
     async fn handle(&self, mut request: Request, next: &impl Next) -> Response {
         let allowed =
             timeout(request.headers()).map_or(self.default, |given| given.saturating_sub(head_start(given)));
-        let deadline = Instant::now() + allowed;
+        let deadline = Instant::now() + allowed.min(self.longest);
         request.extensions_mut().insert(Deadline(deadline));
         if let Ok(response) = timeout_at(deadline, next.run(request)).await {
             return response;

@@ -13,6 +13,13 @@ pub const INFRASTRUCTURE: [&str; 4] = [
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
+/// Those of them that answer with a stream.
+const INFRASTRUCTURE_STREAMS: [&str; 3] = [
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+
 /// What stands in metrics and logs for a method that does not exist: a caller must not create series.
 pub(crate) const UNKNOWN: &str = "unknown";
 
@@ -22,6 +29,8 @@ pub(crate) struct Method {
     pub(crate) path: &'static str,
     pub(crate) access: Access,
     pub(crate) infrastructure: bool,
+    /// Whether it answers with a stream.
+    pub(crate) streams: bool,
 }
 
 /// All methods that exist, by path.
@@ -29,10 +38,19 @@ pub(crate) struct Method {
 pub(crate) struct Methods(Arc<HashMap<&'static str, Method>>);
 
 impl Methods {
-    pub(crate) fn new(table: AccessTable) -> Self {
-        let own = table.iter().map(|(path, access)| Method { path, access: *access, infrastructure: false });
-        let infrastructure =
-            INFRASTRUCTURE.iter().map(|path| Method { path, access: Access::Public, infrastructure: true });
+    pub(crate) fn new(table: AccessTable, streams: &[&'static str]) -> Self {
+        let own = table.iter().map(|(path, access)| Method {
+            path,
+            access: *access,
+            infrastructure: false,
+            streams: streams.contains(path),
+        });
+        let infrastructure = INFRASTRUCTURE.iter().map(|path| Method {
+            path,
+            access: Access::Public,
+            infrastructure: true,
+            streams: INFRASTRUCTURE_STREAMS.contains(path),
+        });
         Self(Arc::new(own.chain(infrastructure).map(|method| (method.path, method)).collect()))
     }
 

@@ -181,6 +181,8 @@ impl AsyncRead for Connection {
         if self.end.as_mut().poll(cx).is_ready() {
             if self.to_begin > 0 {
                 refused("timeout");
+            } else {
+                metrics::counter!("grpc_connections_cut_total").increment(1);
             }
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }

@@ -39,13 +39,6 @@ const INFRASTRUCTURE_SERVICES: [&str; 3] = [
     "grpc.reflection.v1alpha.ServerReflection",
 ];
 
-/// More streams than this at once on one connection wait at the client.
-const MAX_STREAMS_PER_CONNECTION: u32 = 4_096;
-
-/// Calls that a client has cancelled before they were looked at are kept until then; with more than these on one connection it
-/// is closed. A client that gives up on a burst of calls stays below; it is the bound on the memory that one can take.
-const MAX_CANCELLED_BEFORE_ACCEPTED: usize = 1_024;
-
 /// The bound sockets of a server. Bound by the caller, so that a taken port ends the start early and tests can use port 0.
 #[derive(Debug)]
 pub struct Listeners {
@@ -86,6 +79,8 @@ pub struct GrpcServer {
     pub domain: &'static str,
     /// Every method and what it asks of its caller.
     pub access: AccessTable,
+    /// Those of the methods that answer with a stream.
+    pub streams: &'static [&'static str],
     /// Verifies access tokens.
     pub verifier: Arc<TokenVerifier>,
     /// Makes request ids.
@@ -120,6 +115,10 @@ impl GrpcServer {
         // From the start on: an alert on a rise needs the value before it.
         metrics::counter!("grpc_panics_total").increment(0);
         metrics::counter!("grpc_rate_limited_total").increment(0);
+        metrics::counter!("grpc_connections_cut_total").increment(0);
+        for limit in ["calls", "streams"] {
+            metrics::counter!("grpc_calls_shed_total", "limit" => limit).increment(0);
+        }
         health::report_alive(&reporter).await;
         health::report(&reporter, &self.service_names, false).await;
         let routes = self.with_reflection(routes.add_service(health))?;
@@ -129,6 +128,7 @@ impl GrpcServer {
         let operations_end = CancellationToken::new();
         let operations = tokio::spawn(operations::serve(
             listeners.http,
+            &self.config,
             http,
             self.readiness.clone(),
             self.metrics.clone(),
@@ -154,9 +154,9 @@ impl GrpcServer {
         };
         let config = &self.config;
         let serving = Server::builder()
-            .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
+            .max_concurrent_streams(config.max_calls_per_connection)
             .http2_max_header_list_size(config.max_header_bytes)
-            .http2_max_pending_accept_reset_streams(Some(MAX_CANCELLED_BEFORE_ACCEPTED))
+            .http2_max_pending_accept_reset_streams(Some(config.max_cancelled_calls))
             .http2_keepalive_interval(Some(config.keepalive_interval))
             .http2_keepalive_timeout(Some(config.keepalive_timeout))
             // GOAWAY at this age. Tonic's own grace would cut instead of it, see `connection`.
@@ -190,7 +190,7 @@ impl GrpcServer {
         last_call: &CancellationToken,
         rate_limits: RateLimitLayer,
     ) -> Entrance<impl Next + use<>> {
-        let (domain, methods) = (self.domain, Methods::new(self.access));
+        let (domain, methods) = (self.domain, Methods::new(self.access, self.streams));
         let way = ServiceBuilder::new()
             // Outermost, so that everything below logs under the request id and every answer carries it.
             .layer(Through(RequestIdLayer { ids: self.ids.clone(), methods: methods.clone() }))
@@ -216,9 +216,14 @@ impl GrpcServer {
                 domain,
                 methods: methods.clone(),
                 places: Arc::new(Semaphore::new(self.config.max_calls_in_flight)),
+                streams: Arc::new(Semaphore::new(self.config.max_streams)),
             }))
             // Above the verification: the caller's time runs from the arrival.
-            .layer(Through(DeadlineLayer { domain, default: self.config.default_deadline }))
+            .layer(Through(DeadlineLayer {
+                domain,
+                default: self.config.default_deadline,
+                longest: self.config.max_deadline,
+            }))
             // Nothing is between the decision who may call and the handler but the count of the caller's calls.
             .layer(Through(AuthLayer { domain, methods: methods.clone(), verifier: self.verifier.clone() }))
             .layer(Through(rate_limits))

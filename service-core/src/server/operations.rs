@@ -1,23 +1,44 @@
 //! The port for operations: metrics, liveness, readiness.
 
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
 use axum::Router;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
-use tokio::net::TcpListener;
+use axum::serve::Listener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::ServerConfig;
 use crate::lifecycle::Readiness;
 use crate::telemetry::MetricsHandle;
 
+/// How long to wait when the system gives no more connections.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Serves `/metrics`, `/livez`, `/readyz` and `extra` until `end`.
-pub(super) async fn serve(
+pub(super) fn serve(
     listener: TcpListener,
+    config: &ServerConfig,
     extra: Router,
     readiness: Readiness,
     metrics: MetricsHandle,
     end: CancellationToken,
-) -> anyhow::Result<()> {
+) -> impl Future<Output = anyhow::Result<()>> + use<> {
+    let door = Door {
+        listener,
+        places: Arc::new(Semaphore::new(config.max_http_connections)),
+        idle_timeout: config.http_idle_timeout,
+    };
     let ready = move || {
         let snapshot = readiness.snapshot();
         let status = if snapshot.all_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -33,6 +54,90 @@ pub(super) async fn serve(
         .route("/readyz", get(ready))
         .route("/metrics", get(render))
         .merge(extra);
-    axum::serve(listener, router).with_graceful_shutdown(end.cancelled_owned()).await?;
-    Ok(())
+    for reason in ["limit", "idle"] {
+        metrics::counter!("http_connections_cut_total", "reason" => reason).increment(0);
+    }
+    async {
+        axum::serve(door, router).with_graceful_shutdown(end.cancelled_owned()).await?;
+        Ok(())
+    }
+}
+
+/// Lets a number of connections in. Further ones are closed, and those that get no answer for long are cut: they idle, or
+/// never finish to ask.
+struct Door {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+    idle_timeout: Duration,
+}
+
+impl Listener for Door {
+    type Io = Visit;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Visit, SocketAddr) {
+        loop {
+            let (stream, from) = match self.listener.accept().await {
+                Ok(arrived) => arrived,
+                Err(error) => {
+                    tracing::debug!(%error, "a connection for operations cannot be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+                cut("limit");
+                continue;
+            };
+            let end = Box::pin(sleep(self.idle_timeout));
+            return (Visit { stream, _place: place, end, idle_timeout: self.idle_timeout }, from);
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+fn cut(reason: &'static str) {
+    metrics::counter!("http_connections_cut_total", "reason" => reason).increment(1);
+}
+
+/// A connection that ends when it was not answered for long.
+struct Visit {
+    stream: TcpStream,
+    _place: OwnedSemaphorePermit,
+    end: Pin<Box<Sleep>>,
+    idle_timeout: Duration,
+}
+
+impl AsyncRead for Visit {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // HTTP/1 is always about to read, so this alone ends the connection.
+        if self.end.as_mut().poll(cx).is_ready() {
+            cut("idle");
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Visit {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let end = Instant::now() + self.idle_timeout;
+        self.end.as_mut().reset(end);
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }

@@ -56,6 +56,7 @@ impl Bench {
             config,
             domain: DOMAIN,
             access: ACCESS,
+            streams: &["/test.Probe/Watch"],
             verifier: mint.verifier(),
             ids: Arc::new(UuidV7::new(Arc::new(SystemClock))),
             descriptor_sets: vec![],

@@ -89,6 +89,32 @@ async fn a_connection_that_does_nothing_but_cancel_is_closed() {
 }
 
 #[tokio::test]
+async fn how_many_calls_a_client_may_cancel_unseen_is_an_option() {
+    let bench = Bench::with(|config| config.max_cancelled_calls = 30_000).await;
+    let (kind, payload) = last_word(&bench, &cancelled_calls(20_000)).await;
+    assert_ne!(kind, GOAWAY, "{payload:?}");
+}
+
+#[tokio::test]
+async fn calls_beyond_the_limit_of_a_connection_wait_at_the_client() {
+    let bench = Bench::with(|config| config.max_calls_per_connection = 2).await;
+    let channel = bench.channel();
+    // After an answer the client knows the server's settings.
+    unary(channel.clone(), "/test.Probe/Echo", Request::new("x".to_owned())).await.unwrap();
+    let wait = || tokio::spawn(unary(channel.clone(), "/test.Probe/Wait", Request::new(String::new())));
+    let (first, second) = (wait(), wait());
+    bench.probe.until_waiting(2).await;
+    let third = wait();
+    // Another connection is not concerned.
+    unary(bench.channel(), "/test.Probe/Echo", Request::new("x".to_owned())).await.unwrap();
+    assert_eq!(*bench.probe.waiting.borrow(), 2);
+    bench.probe.gate.add_permits(3);
+    for call in [first, second, third] {
+        assert_eq!(call.await.unwrap().unwrap().into_inner(), "done");
+    }
+}
+
+#[tokio::test]
 async fn who_does_not_begin_to_speak_http2_is_cut_and_who_does_is_not() {
     let bench = Bench::with(|config| config.handshake_timeout = Duration::from_millis(200)).await;
     let mut speaking = TcpStream::connect(bench.grpc).await.unwrap();
@@ -104,6 +130,20 @@ async fn who_does_not_begin_to_speak_http2_is_cut_and_who_does_is_not() {
     let mut answer = Vec::new();
     let ended = tokio::time::timeout(Duration::from_millis(50), speaking.read_to_end(&mut answer)).await;
     assert!(ended.is_err() && !answer.is_empty(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn who_does_not_answer_pings_is_cut() {
+    let bench = Bench::with(|config| {
+        config.keepalive_interval = Duration::from_millis(100);
+        config.keepalive_timeout = Duration::from_millis(100);
+    })
+    .await;
+    let mut silent = TcpStream::connect(bench.grpc).await.unwrap();
+    silent.write_all(PREFACE).await.unwrap();
+    let mut said = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(10), silent.read_to_end(&mut said)).await;
+    assert!(ended.is_ok(), "it is still open, after {said:?}");
 }
 
 #[tokio::test]

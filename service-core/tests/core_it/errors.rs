@@ -273,6 +273,28 @@ async fn a_stream_gives_its_place_back_when_it_has_begun() {
 }
 
 #[tokio::test]
+async fn streams_beyond_the_limit_are_refused_until_one_ends_and_other_calls_are_served() {
+    let bench = Bench::with(|config| config.max_streams = 1).await;
+    let mut open = streaming(bench.channel(), "Watch").await.unwrap();
+    assert_eq!(open.message().await.unwrap().as_deref(), Some("first"));
+    let (code, reason, _) = refusal(streaming(bench.channel(), "Watch").await);
+    assert_eq!((code, reason.as_str()), (Code::ResourceExhausted, "OVERLOADED"));
+    assert!(bench.call("Echo", text("x")).await.is_ok());
+    assert!(bench.get("/metrics").await.1.contains("grpc_calls_shed_total{limit=\"streams\"}"));
+    drop(open);
+    eventually(async || streaming(bench.channel(), "Watch").await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn no_call_waits_for_longer_than_the_longest_deadline_whatever_its_caller_would() {
+    let bench = Bench::with(|config| config.max_deadline = Duration::from_millis(200)).await;
+    let mut patient = text("");
+    patient.set_timeout(Duration::from_secs(3_600));
+    let (code, reason, _) = refusal(bench.call("Wait", patient).await);
+    assert_eq!((code, reason.as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
+}
+
+#[tokio::test]
 async fn a_call_is_logged_once_with_its_code_and_reason_and_without_its_token() {
     let bench = Bench::start().await;
     let token = bench.mint.token(USER, Role::Attendee);

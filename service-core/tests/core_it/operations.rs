@@ -5,6 +5,8 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt};
 use service_core::config::{DefaultAddresses, ServerConfig};
 use service_core::server::Listeners;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::{Code, Request};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -124,5 +126,66 @@ async fn a_connection_that_is_too_old_lets_its_calls_end_and_is_then_cut() {
     bench.probe.gate.add_permits(1);
     assert_eq!(old.await.unwrap().unwrap().into_inner(), "done");
     assert!(watch.message().await.is_err(), "the stream outlived its connection");
+    eventually(async || {
+        let metrics = bench.get("/metrics").await.1;
+        metrics.lines().any(|line| line.starts_with("grpc_connections_cut_total ") && !line.ends_with(" 0"))
+    })
+    .await;
     assert!(began.elapsed() >= Duration::from_millis(1_700), "{:?}", began.elapsed());
+}
+
+/// One request over a connection that stays open: whether it is answered.
+async fn asks(stream: &mut TcpStream) -> bool {
+    let asked = stream.write_all(b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    let mut answer = [0; 15];
+    asked.is_ok() && stream.read_exact(&mut answer).await.is_ok() && &answer == b"HTTP/1.1 200 OK"
+}
+
+#[tokio::test]
+async fn connections_for_operations_beyond_the_limit_are_closed_and_a_place_becomes_free_again() {
+    let bench = Bench::with(|config| config.max_http_connections = 2).await;
+    let mut taken = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(bench.http).await.unwrap();
+        assert!(asks(&mut stream).await);
+        taken.push(stream);
+    }
+    assert!(!asks(&mut TcpStream::connect(bench.http).await.unwrap()).await);
+    taken.pop();
+    eventually(async || asks(&mut TcpStream::connect(bench.http).await.unwrap()).await).await;
+    drop(taken);
+    eventually(async || {
+        // The number is of all servers of this process.
+        let metrics = bench.get("/metrics").await.1;
+        metrics.lines().any(|line| {
+            line.starts_with(r#"http_connections_cut_total{reason="limit"} "#) && !line.ends_with(" 0")
+        })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_for_operations_that_idles_or_dribbles_is_cut_and_one_that_asks_is_not() {
+    let bench = Bench::with(|config| config.http_idle_timeout = Duration::from_millis(400)).await;
+    let mut asking = TcpStream::connect(bench.http).await.unwrap();
+    let mut idle = TcpStream::connect(bench.http).await.unwrap();
+    let (mut from, mut to) = TcpStream::connect(bench.http).await.unwrap().into_split();
+    let dribbling = tokio::spawn(async move {
+        while to.write_all(b"G").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let cut = tokio::spawn(async move {
+        let mut answer = Vec::new();
+        let _ = idle.read_to_end(&mut answer).await;
+        let _ = from.read_to_end(&mut answer).await;
+        dribbling.abort();
+    });
+    while !cut.is_finished() {
+        assert!(asks(&mut asking).await);
+        // Its answers are read as they come: what is left over of one does not matter to the next.
+        let mut rest = [0; 1_024];
+        while tokio::time::timeout(Duration::from_millis(50), asking.read(&mut rest)).await.is_ok() {}
+    }
+    assert!(asks(&mut asking).await);
 }

@@ -240,6 +240,21 @@ async fn sessions_have_the_configured_timeouts() {
 }
 
 #[tokio::test]
+async fn more_calls_than_the_pool_has_connections_wait_for_their_turn() {
+    let database = TestCluster::database("core", &FIRST).await;
+    let mut config = database.config();
+    config.max_connections = 2;
+    let pool = pool(&config, "core tests").await;
+    let calls = (0..12).map(|_| {
+        let sql = "SELECT pg_backend_pid() FROM pg_sleep(0.02)";
+        sqlx::query_scalar::<_, i32>(sql).fetch_one(&pool)
+    });
+    let sessions = futures_util::future::try_join_all(calls).await.unwrap();
+    let sessions: std::collections::BTreeSet<i32> = sessions.into_iter().collect();
+    assert_eq!(sessions.len(), 2);
+}
+
+#[tokio::test]
 async fn a_pool_starts_while_the_database_is_down() {
     let mut config = DatabaseConfig::from_url("postgres://nobody@127.0.0.1:1/nothing").unwrap();
     config.connect_timeout = Duration::from_millis(300);
