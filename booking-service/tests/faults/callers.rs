@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::acts::{ask, draft};
 use crate::caller::Caller;
 use crate::refusal::assert_refused;
+use crate::report::{self, Counts};
 use crate::stage::{Stage, scale, way_to};
 use crate::system::{eventually, get};
 
@@ -115,6 +116,11 @@ async fn scene(options: &'static [&'static str]) -> (Stage, pb::Event, Caller) {
     (stage, event, service)
 }
 
+fn tell(what: &str, times: u32, text: &str) {
+    let times = usize::try_from(times).unwrap();
+    report::tell(&format!("bad callers: {what}"), times, &Counts::default(), text);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "bad callers: deploy/local/test faults"]
 async fn ten_thousand_connections_that_say_little_leave_room_for_those_who_call() {
@@ -136,9 +142,8 @@ async fn ten_thousand_connections_that_say_little_leave_room_for_those_who_call(
     drop(connections);
     eventually(async || metric(&stage, "grpc_connections ").await <= 3.0).await;
     seat_some(&stage.caller(Role::Service, way_to(stage.replicas[0].grpc)), &event, 1).await;
-    println!(
-        "callers: 10000 connections, 9500 allowed: a seat at most {longest:.0?}, memory {before} MiB before and {after} MiB with them"
-    );
+    let text = format!("a seat at most {longest:.0?}, memory {before} MiB before and {after} MiB with them");
+    tell("10000 connections, 9500 allowed", 10_000, &text);
     stage.end();
 }
 
@@ -165,10 +170,8 @@ async fn calls_whose_message_never_comes_end_by_the_default_deadline() {
     let began = Instant::now();
     eventually(async || metric(&stage, "grpc_calls_in_flight").await <= 1.0).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    println!(
-        "callers: {} calls without a message: a seat at most {longest:.0?}, all over by their deadline",
-        many * calls
-    );
+    let text = format!("a seat at most {longest:.0?}, all over by their deadline");
+    tell("calls whose message never comes", many * calls, &text);
     stage.end();
 }
 
@@ -210,12 +213,13 @@ async fn compressed_messages_are_refused_without_being_unpacked() {
     assert!(
         metric(
             &stage,
-            "grpc_requests_total{rpc=\"/rowlock.booking.v1.RegistrationService/Register\",code=\"Ok\""
+            "grpc_requests_total{rpc=\"/rowlock.booking.v1.RegistrationService/Register\",code=\"OK\""
         )
         .await
             < 20.0
     );
-    println!("callers: compressed messages: refused, memory {before} MiB before and {after} MiB after");
+    let text = format!("refused, memory {before} MiB before and {after} MiB after");
+    tell("compressed messages", 5, &text);
     stage.end();
 }
 
@@ -250,9 +254,8 @@ async fn streams_that_are_opened_and_never_read_have_a_bounded_price() {
     let after = memory(&stage);
     assert!(longest < BEARABLE, "{longest:?}");
     assert!(after < before + 200, "{before} MiB became {after} MiB");
-    println!(
-        "callers: 2000 streams that nobody reads: a seat at most {longest:.0?}, memory {before} MiB before and {after} MiB with them"
-    );
+    let text = format!("a seat at most {longest:.0?}, memory {before} MiB before and {after} MiB with them");
+    tell("streams that nobody reads", 2_000, &text);
     for stream in streams {
         stream.abort();
     }
@@ -301,9 +304,8 @@ async fn a_flood_from_one_caller_is_limited_and_the_next_one_is_served() {
     assert!(limited > served, "{served} served, {limited} limited");
     assert!(longest < BEARABLE, "{longest:?}");
     assert!(metric(&stage, "grpc_rate_limited_total").await >= f64::from(limited));
-    println!(
-        "callers: a flood of {} calls by one caller: {served} served, {limited} limited; {calls} calls of another took at most {longest:.0?}",
-        served + limited,
-    );
+    let text =
+        format!("{served} served, {limited} limited; {calls} calls of another took at most {longest:.0?}");
+    tell("a flood of calls by one caller", served + limited, &text);
     stage.end();
 }

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::proving::Ordeal;
+use crate::report::{self, Counts};
 use crate::stage::{Stage, scale};
 
 /// Writes until nothing more fits.
@@ -25,7 +26,7 @@ fn fill(file: &PathBuf) {
 async fn a_disk_that_is_full_is_an_outage_that_ends_when_there_is_room_again() {
     let settings = ["max_wal_size=32MB", "min_wal_size=32MB", "checkpoint_timeout=30s"];
     let Some(server) = TestServer::on_a_small_disk("320m", &settings) else {
-        println!("fault: 8, disk full: SKIPPED, only root can make a small disk");
+        report::tell("8, disk full", 0, &Counts::default(), "SKIPPED, only root can make a small disk");
         return;
     };
     let mut stage = Stage::empty(server).await;

@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use crate::proving::Ordeal;
 use crate::proxy::Proxy;
+use crate::report::{self, Counts};
 use crate::stage::Stage;
 
 /// A primary and its standby, behind an address that stays.
@@ -91,12 +92,13 @@ async fn a_failover_to_an_asynchronous_standby_loses_the_last_moments_and_no_mor
         wrong.extend(crate::proof::complaints(&stage.pool, event).await);
         wrong.extend(crate::order::out_of_turn(&stage.pool, event).await);
     }
-    println!(
-        "fault: 6, failover to an asynchronous standby that lags {lag:?}: acknowledged {}, lost {lost}, ready after {gone:.1?}, \
-         violations of what is left {}",
+    let counts = Counts { operations: Some(ids.len()), violations: Some(wrong.len()), ..Counts::default() };
+    let text = format!(
+        "lag {lag:?}, acknowledged {}, lost {lost}, ready after {gone:.1?}, violations of what is left {}",
         ids.len(),
         wrong.len(),
     );
+    report::tell("6, failover to an asynchronous standby that lags", 1, &counts, &text);
     assert!(wrong.is_empty(), "{wrong:#?}");
     stage.end();
 }

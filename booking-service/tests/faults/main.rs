@@ -44,6 +44,7 @@ mod load;
 mod order;
 mod policy;
 mod proving;
+mod report;
 mod stage;
 
 mod blackhole;

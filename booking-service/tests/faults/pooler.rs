@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use service_core::test_support::TestServer;
 
 use crate::child::{run, serve};
+use crate::report::{self, Counts};
 use crate::stage::{Stage, free_address};
 use crate::system::eventually;
 
@@ -83,6 +84,11 @@ async fn a_pooler_that_keeps_settings_from_sessions_is_refused_at_the_start_with
         assert_eq!(code, 1, "{log}");
         assert!(line.contains("PgBouncer"), "{log}");
         assert!(!log.contains(&password), "the database's password");
-        println!("fault: 7, PgBouncer in transaction mode: refused at the start: {line}");
+        report::tell(
+            "7, PgBouncer in transaction mode",
+            1,
+            &Counts::default(),
+            &format!("refused at the start: {line}"),
+        );
     }
 }

@@ -9,6 +9,7 @@ use crate::checks::violations;
 use crate::follow::{Follower, Watcher};
 use crate::journal::{Answer, Journal};
 use crate::load::{Crowd, Load};
+use crate::report::{self, Counts};
 use crate::stage::Stage;
 use crate::system::PATIENCE;
 
@@ -25,6 +26,8 @@ pub(crate) struct Verdict {
     pub(crate) operations: usize,
     pub(crate) made: usize,
     pub(crate) unknown: usize,
+    /// Of the unknown, those that a repetition told.
+    pub(crate) resolved: usize,
     pub(crate) violations: Vec<String>,
 }
 
@@ -51,7 +54,13 @@ impl Ordeal {
         figures: &str,
     ) -> Verdict {
         let (verdict, line) = self.judge(stage).await;
-        println!("fault: {fault}: injected {injected}, {line}{figures}");
+        let counts = Counts {
+            operations: Some(verdict.operations),
+            unknown: Some(verdict.unknown),
+            resolved: Some(verdict.resolved),
+            violations: Some(verdict.violations.len()),
+        };
+        report::tell(fault, injected, &counts, &format!("{line}{figures}"));
         assert!(verdict.violations.is_empty(), "{fault}: {:#?}", verdict.violations);
         verdict
     }
@@ -77,17 +86,18 @@ impl Ordeal {
         let operations = asks.len() + moves.len();
         let made = asks.iter().filter(|(_, answer)| matches!(answer, Answer::Made(_))).count();
         let refused = asks.iter().filter(|(_, answer)| matches!(answer, Answer::Refused(_))).count();
+        let left = asks.iter().filter(|(_, answer)| answer.is_unknown()).count()
+            + moves.iter().filter(|(.., answer)| answer.is_unknown()).count();
+        let resolved = replayed.saturating_sub(left);
         let line = format!(
-            "operations {operations} in {:.1} s ({made} made, {refused} refused, {} moves), unknown {replayed}, all resolved: {}, \
+            "operations {operations} in {:.1} s ({made} made, {refused} refused, {} moves), unknown {replayed}, resolved {resolved}, \
              streams of changes {streams}, violations {}, unknown for {:?}",
             took.as_secs_f64(),
             moves.len(),
-            asks.iter().all(|(_, answer)| !answer.is_unknown())
-                && moves.iter().all(|(.., answer)| !answer.is_unknown()),
             wrong.len(),
             self.load.journal.unknown(),
         );
-        (Verdict { operations, made, unknown: replayed, violations: wrong }, line)
+        (Verdict { operations, made, unknown: replayed, resolved, violations: wrong }, line)
     }
 }
 
