@@ -62,6 +62,6 @@ pub(crate) fn messages() -> BTreeMap<String, DescriptorProto> {
     messages
 }
 
-fn set() -> FileDescriptorSet {
+pub(crate) fn set() -> FileDescriptorSet {
     FileDescriptorSet::decode(rowlock_proto::FILE_DESCRIPTOR_SET).unwrap()
 }

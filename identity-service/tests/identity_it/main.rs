@@ -17,6 +17,7 @@ mod binary;
 mod change_password;
 mod child;
 mod database;
+mod decoders;
 mod guessing;
 mod jwks;
 mod raw;

@@ -1,7 +1,10 @@
 //! Calls whose bytes are the test's own.
 
 use bytes::{Buf, BufMut, Bytes};
+use tonic::body::Body;
+use tonic::client::GrpcService;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::StdError;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -49,7 +52,21 @@ pub(crate) async fn call(
     path: &str,
     request: Request<Bytes>,
 ) -> Result<Response<Bytes>, Status> {
-    let mut grpc = tonic::client::Grpc::new(channel.clone());
-    grpc.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
+    send(channel.clone(), path, request).await
+}
+
+/// The same at any service, over a connection or not.
+pub(crate) async fn send<S>(
+    service: S,
+    path: &str,
+    request: Request<Bytes>,
+) -> Result<Response<Bytes>, Status>
+where
+    S: GrpcService<Body>,
+    S::ResponseBody: tonic::codegen::Body<Data = Bytes> + Send + 'static,
+    <S::ResponseBody as tonic::codegen::Body>::Error: Into<StdError>,
+{
+    let mut grpc = tonic::client::Grpc::new(service);
+    grpc.ready().await.map_err(|error| Status::unknown(error.into().to_string()))?;
     grpc.unary(request, path.parse().map_err(|_| Status::unknown("not a path"))?, Bare).await
 }

@@ -166,7 +166,7 @@ impl Drop for TestServer {
 }
 
 /// What `serve` makes of these few options, on free ports of this machine.
-fn config(database_url: &str, keys_dir: &str) -> ServeConfig {
+pub(crate) fn config(database_url: &str, keys_dir: &str) -> ServeConfig {
     let options = ["identity-service", "serve", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"];
     let given = ["--database-url", database_url, "--keys-dir", keys_dir, "--log-filter", "off"];
     let Command::Serve(args) = Cli::try_parse_from(options.iter().chain(&given)).unwrap().command else {
