@@ -74,4 +74,10 @@ fn every_limit_has_the_option_the_default_the_metric_and_the_test_that_its_page_
         assert!(quoted(tests).count() > 0, "{row}");
     }
     assert!(limits > 25, "{limits}");
+    let server = options.split("### Server\n").nth(1).and_then(|rest| rest.split("###").next()).unwrap();
+    let no_limits = ["--grpc-addr", "--http-addr", "--reflection"];
+    let flags = server.lines().filter_map(|line| line.strip_prefix("| `")?.split(' ').next());
+    let forgotten: Vec<_> =
+        flags.filter(|flag| !no_limits.contains(flag) && !page.contains(&format!("`{flag}`"))).collect();
+    assert_eq!(forgotten, Vec::<&str>::new());
 }
