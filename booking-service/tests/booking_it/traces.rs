@@ -114,9 +114,11 @@ async fn a_callers_trace_goes_through_the_batch_into_its_statements() {
     for batch in &batches {
         let inside = find(&spans, |span| span.parent_span_id == batch.span_id);
         let named = |name: &str| inside.iter().any(|span| span.name == name && span.kind == 3);
-        assert!(named("SELECT events") && named("COMMIT"), "{inside:#?}");
+        assert!(["EXECUTE lock_events", "SELECT registrations", "COMMIT"].into_iter().all(named), "{inside:#?}");
         assert!(inside.iter().all(|span| attribute(span, "db.system.name") == "postgresql"));
-        assert!(inside.iter().any(|span| attribute(span, "db.query.text").contains("FOR UPDATE")));
+        let executed =
+            |span: &&CollectedSpan| attribute(span, "db.query.text").contains("EXECUTE lock_events('?')");
+        assert!(inside.iter().any(executed), "{inside:#?}");
     }
     let lookups = find(&spans, |span| span.name == "lookup.batch");
     let read = |span: &CollectedSpan| lookups.iter().any(|lookup| lookup.span_id == span.parent_span_id);

@@ -3,6 +3,7 @@
 //! The driver tells of every statement after it, as an event of `tracing`. Made into spans here, all of them are covered, and
 //! no code that asks the database has to think of it. What they say is the text with its placeholders, never a value.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use opentelemetry::trace::{Span as _, SpanKind, TraceContextExt, Tracer};
@@ -42,8 +43,9 @@ impl<S: Subscriber> Layer<S> for Statements {
         let Some(tracer) = TRACER.get() else { return };
         let mut told = Told::default();
         event.record(&mut told);
-        let text: Vec<&str> = told.text().split_whitespace().collect();
-        let operation = text.first().copied().unwrap_or_default().to_uppercase();
+        let text = without_values(told.text());
+        let text: Vec<&str> = text.split_whitespace().collect();
+        let operation = operation(&text);
         let name = summary(&operation, &text);
         let mut attributes = attributes(operation);
         attributes.extend([
@@ -68,10 +70,27 @@ pub(super) fn attributes(operation: impl Into<opentelemetry::Value>) -> Vec<KeyV
     vec![KeyValue::new("db.system.name", "postgresql"), KeyValue::new("db.operation.name", operation)]
 }
 
-/// The operation and the first table, such as `SELECT events`.
+/// The text with its quoted values replaced, as the semantic conventions ask: a message of several statements has no
+/// placeholders.
+fn without_values(text: &str) -> Cow<'_, str> {
+    if !text.contains('\'') {
+        return Cow::Borrowed(text);
+    }
+    let pieces = text.split('\'').enumerate();
+    pieces.map(|(number, piece)| if number % 2 == 0 { piece } else { "'?'" }).collect::<String>().into()
+}
+
+/// What the statement does. One that comes with its BEGIN is what comes after it.
+fn operation(text: &[&str]) -> String {
+    text.iter().find(|word| **word != "BEGIN;").copied().unwrap_or_default().to_uppercase()
+}
+
+/// The operation and the first table, such as `SELECT events`, or what is executed.
 fn summary(operation: &str, text: &[&str]) -> String {
-    let is_before_table = |word: &str| ["FROM", "INTO", "UPDATE"].contains(&word.to_uppercase().as_str());
+    let is_before_table =
+        |word: &str| ["FROM", "INTO", "UPDATE", "EXECUTE"].contains(&word.to_uppercase().as_str());
     let table = text.iter().position(|word| is_before_table(word)).and_then(|at| text.get(at + 1));
+    let table = table.and_then(|word| word.split('(').next());
     let table = table.map(|word| word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '_'));
     match table {
         // Not a table but what is made of the statement's arguments.
@@ -136,11 +155,23 @@ mod tests {
             ("WITH a AS (SELECT 1 FROM \"users\") SELECT 2", "WITH users"),
             ("SELECT x FROM unnest($1::uuid[]) AS x", "SELECT"),
             ("DISCARD PLANS", "DISCARD"),
+            ("BEGIN; EXECUTE lock_events('{0, 1}')", "EXECUTE lock_events"),
             ("", ""),
         ] {
             let words: Vec<&str> = statement.split_whitespace().collect();
-            let operation = words.first().copied().unwrap_or_default().to_uppercase();
-            assert_eq!(summary(&operation, &words), name, "{statement}");
+            assert_eq!(summary(&operation(&words), &words), name, "{statement}");
+        }
+    }
+
+    #[test]
+    fn no_quoted_value_is_told() {
+        for (statement, told) in [
+            ("EXECUTE lock_events('{0, 1}')", "EXECUTE lock_events('?')"),
+            ("SELECT 'a', 'it''s', x", "SELECT '?', '?''?', x"),
+            ("SELECT 'open", "SELECT '?'"),
+            ("SELECT $1", "SELECT $1"),
+        ] {
+            assert_eq!(without_values(statement), told);
         }
     }
 }
