@@ -88,7 +88,7 @@ pub(crate) struct Baselines {
 /// What pgbench found.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measured {
-    /// Registrations a second.
+    /// Registrations a second, when all clients were connected and warm.
     pub(crate) rate: f64,
     /// Of one client, in milliseconds; not a number for more.
     pub(crate) p50: f64,
@@ -130,9 +130,19 @@ impl Baselines {
             arguments.extend(["--log".to_owned(), format!("--log-prefix={}", log.display())]);
         }
         self.forget_logs()?;
-        let seconds = time.as_secs().max(1).to_string();
+        let measured = usize::try_from(time.as_secs())?.max(1);
+        // pgbench counts the time in which it connects, and new sessions are slow at first.
+        let seconds = (measured + 1 + clients / 50).to_string();
         let output = Command::new(&self.pgbench)
-            .args(["--no-vacuum", "--protocol", "prepared", "--jobs", &clients.min(2).to_string()])
+            .args([
+                "--no-vacuum",
+                "--protocol",
+                "prepared",
+                "--progress",
+                "1",
+                "--jobs",
+                &clients.min(2).to_string(),
+            ])
             .args(["--client", &clients.to_string(), "--time", &seconds, "--file"])
             .arg(&script)
             .args(arguments)
@@ -140,12 +150,16 @@ impl Baselines {
             .stdin(Stdio::null())
             .output()
             .await?;
-        let stdout = String::from_utf8_lossy(&output.stdout);
-        let complaint = || format!("pgbench failed: {stdout}{}", String::from_utf8_lossy(&output.stderr));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let complaint = || format!("pgbench failed: {}{stderr}", String::from_utf8_lossy(&output.stdout));
         anyhow::ensure!(output.status.success(), complaint());
-        let rate =
-            stdout.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-        let rate = rate.with_context(complaint)?;
+        // Such as `progress: 3.0 s, 1042.1 tps, lat …`.
+        let rates = stderr.lines().rev().filter_map(|line| {
+            line.strip_prefix("progress: ")?.split_once(" s, ")?.1.split(' ').next()?.parse::<f64>().ok()
+        });
+        let last: Vec<f64> = rates.take(measured).collect();
+        anyhow::ensure!(last.len() == measured, complaint());
+        let rate = last.iter().sum::<f64>() / measured as f64;
         let mut latencies = self.latencies()?;
         latencies.sort_unstable();
         let p50 = latencies.get(latencies.len() / 2).map_or(f64::NAN, |&micros| f64::from(micros) / 1e3);
