@@ -130,12 +130,12 @@ pub struct RevocationArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Seating")]
 pub struct SeatingArgs {
-    /// Shards, each with one database session of its own, 1 to 64
-    #[arg(long, env = "ROWLOCK_SHARDS", value_name = "N", default_value = "2")]
-    pub shards: Checked<usize>,
-    /// Commands that may wait in a shard before further ones are refused, 1 to 1000000
-    #[arg(long, env = "ROWLOCK_SHARD_QUEUE", value_name = "N", default_value = "8192")]
-    pub shard_queue: Checked<usize>,
+    /// Database sessions that seat, each with one batch at a time, 1 to 64
+    #[arg(long, env = "ROWLOCK_SEATING_SESSIONS", value_name = "N", default_value = "2")]
+    pub seating_sessions: Checked<usize>,
+    /// Commands that may wait to be seated before further ones are refused, half of them for one event, 1 to 1000000
+    #[arg(long, env = "ROWLOCK_SEATING_QUEUE", value_name = "N", default_value = "16384")]
+    pub seating_queue: Checked<usize>,
     /// How long a batch waits for an event that somebody else has locked before it goes on without it, 1ms to 10s
     #[arg(long, env = "ROWLOCK_EVENT_LOCK_TIMEOUT", value_name = "DURATION", default_value = "250ms")]
     pub event_lock_timeout: Checked<Period>,

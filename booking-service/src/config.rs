@@ -182,11 +182,12 @@ impl RevocationArgs {
 impl SeatingArgs {
     fn check(self, errors: &mut ConfigErrors) -> SeatingConfig {
         let mut config = SeatingConfig::default();
-        if let Some(shards) = self.shards.take_within("--shards (ROWLOCK_SHARDS)", 1..=64, errors) {
-            config.shards = shards;
+        let name = "--seating-sessions (ROWLOCK_SEATING_SESSIONS)";
+        if let Some(sessions) = self.seating_sessions.take_within(name, 1..=64, errors) {
+            config.sessions = sessions;
         }
-        let name = "--shard-queue (ROWLOCK_SHARD_QUEUE)";
-        if let Some(queue) = self.shard_queue.take_within(name, 1..=1_000_000, errors) {
+        let name = "--seating-queue (ROWLOCK_SEATING_QUEUE)";
+        if let Some(queue) = self.seating_queue.take_within(name, 1..=1_000_000, errors) {
             config.queue = queue;
         }
         let mut period = |to: &mut Duration, value: Checked<Period>, name: &str, shortest, longest| {

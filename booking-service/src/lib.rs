@@ -3,7 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`domain`] | the rules, without I/O: what a batch of commands does to locked events |
-//! | [`seating`] | shards, batches, transactions: how commands reach the rules and their effects the database |
+//! | [`seating`] | inbox, batches, transactions: how commands reach the rules and their effects the database |
 //! | [`store`] | SQL |
 //! | [`grpc`] | messages, status codes, and who may call what |
 //! | [`identity`] | identity-service as a server of ours: keys, revocations |

@@ -138,7 +138,7 @@ pub async fn serve(
         feed.run(pool.clone(), stop.clone()),
         worker.run(stop.clone()),
     );
-    // Every call has its answer or is out of time: what the shards still hold is finished.
+    // Every call has its answer or is out of time: what seating still holds is finished.
     seating.drain().await;
     pool.close().await;
     watched?;

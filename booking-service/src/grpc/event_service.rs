@@ -199,7 +199,7 @@ impl Events {
         }
     }
 
-    /// Gives an organizer's command to the event's shard.
+    /// Gives an organizer's command to its event's queue.
     async fn change(
         &self,
         actor: Actor,

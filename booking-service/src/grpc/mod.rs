@@ -93,7 +93,7 @@ impl Booking {
         Ok(StreamEnd::new(principal(request)?, self.clock.as_ref(), revocations, draining))
     }
 
-    /// Gives a command to its event's shard.
+    /// Gives a command to its event's queue.
     async fn submit(
         &self,
         actor: Actor,

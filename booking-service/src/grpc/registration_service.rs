@@ -109,7 +109,7 @@ impl RegistrationService for Registrations {
 }
 
 impl Registrations {
-    /// Gives a command for a registration to its event's shard.
+    /// Gives a command for a registration to its event's queue.
     async fn act(
         &self,
         actor: Actor,

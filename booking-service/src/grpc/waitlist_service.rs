@@ -91,7 +91,7 @@ impl WaitlistService for Waitlists {
 }
 
 impl Waitlists {
-    /// Gives a command for an entry to its event's shard.
+    /// Gives a command for an entry to its event's queue.
     async fn act(
         &self,
         actor: Actor,

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use service_core::ids::IdSource;
-use service_core::trace::Span;
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::busy::BusyEvents;
+use super::inbox::Locking;
 use super::session::{Session, Setback, within};
 use crate::domain::command::Command;
 use crate::domain::decide::{Outcome, Verdict, decide};
 use crate::domain::effects::{Effects, Ending};
 use crate::store::StoreError;
 use crate::store::seating::{
-    Mark, load_facts, lock_events, lock_events_that_are_free, was_committed, write_effects,
+    Mark, begin_and_lock_events, begin_and_lock_free_events, commit, load_facts, rollback, was_committed,
+    write_effects,
 };
 
 /// How long the end of a cancelled event may take: longer than its statement is given.
@@ -29,26 +29,32 @@ pub(super) enum Attempt {
     Unknown(Vec<Option<Verdict>>, Mark),
 }
 
-/// Runs the commands as one transaction. `busy` names events whose lock is not to be waited for; it is told which
-/// locks were granted and which were not.
+/// Runs the commands as one transaction.
 ///
 /// # Errors
 /// Nothing was committed; see [`Setback`].
 pub(super) async fn attempt(
     session: &mut Session,
     commands: &[&Command],
-    busy: &mut BusyEvents,
+    locking: Locking,
     ids: &dyn IdSource,
 ) -> Result<Attempt, Setback> {
     let patience = session.patience();
     let connection = session.connection().await?;
-    let mut tx = within(patience, async { Ok(connection.begin().await?) }).await?;
-    let (mut verdicts, effects, written) = match apply(&mut tx, patience, commands, busy, ids).await {
+    let events = event_ids(commands);
+    let began = Instant::now();
+    let locked = within(patience, begin_and_lock(connection, events, locking)).await;
+    metrics::histogram!("booking_batch_lock_seconds").record(began.elapsed().as_secs_f64());
+    let applied = match locked {
+        Ok(events) => apply(connection, patience, commands, &events, ids).await,
+        Err(setback) => Err(setback),
+    };
+    let (mut verdicts, effects, written) = match applied {
         Ok(applied) => applied,
         Err(setback) => {
             // At once, not when the session is used next: until then it would hold the locks.
             if !setback.lost_session() {
-                within(patience, async { Ok(tx.rollback().await?) }).await?;
+                within(patience, rollback(connection)).await?;
             }
             return Err(setback);
         }
@@ -56,15 +62,13 @@ pub(super) async fn attempt(
     let Some((mark, last_versions)) = written else {
         // Nothing but refusals and repetitions, and they are true: the lock was held when they were decided. A commit
         // would only cost a flush.
-        within(patience, async { Ok(tx.rollback().await?) }).await?;
+        within(patience, rollback(connection)).await?;
         return Ok(Attempt::Done(verdicts));
     };
     complete_endings(&mut verdicts, &effects.endings, &last_versions);
     // From here on an error does not say what happened: the server may have committed before the answer was lost.
     let began = Instant::now();
-    let span = Span::statement("COMMIT");
-    let committed = within(patience, async { Ok(tx.commit().await?) }).await;
-    drop(span);
+    let committed = within(patience, commit(connection)).await;
     metrics::histogram!("booking_batch_commit_seconds").record(began.elapsed().as_secs_f64());
     match committed {
         Ok(()) => {
@@ -80,45 +84,34 @@ pub(super) async fn attempt(
 
 type Applied = (Vec<Option<Verdict>>, Effects, Option<(Mark, Vec<i64>)>);
 
-/// Lock, load, decide, write.
+/// Lock. Says which of the events are this transaction's now, or do not exist.
+async fn begin_and_lock(
+    connection: &mut PgConnection,
+    events: Vec<Uuid>,
+    locking: Locking,
+) -> Result<Vec<Uuid>, StoreError> {
+    match locking {
+        Locking::Wait => begin_and_lock_events(connection, &events).await.map(|()| events),
+        Locking::IfFree => begin_and_lock_free_events(connection, events).await,
+    }
+}
+
+/// Load, decide, write, for those of the commands whose event is locked.
 async fn apply(
-    tx: &mut PgConnection,
+    connection: &mut PgConnection,
     patience: Duration,
     commands: &[&Command],
-    busy: &mut BusyEvents,
+    events: &[Uuid],
     ids: &dyn IdSource,
 ) -> Result<Applied, Setback> {
-    let now = Instant::now();
-    let (awaited, others): (Vec<Uuid>, Vec<Uuid>) =
-        event_ids(commands).into_iter().partition(|&id| busy.may_wait_for(id, now));
-    let locked = within(patience, lock_events(tx, &awaited)).await;
-    metrics::histogram!("booking_batch_lock_seconds").record(now.elapsed().as_secs_f64());
-    let mut events = match locked {
-        Ok(events) => events,
-        Err(setback) => {
-            if matches!(setback, Setback::Busy) {
-                // Which of them it was is not said.
-                busy.timed_out(&awaited, Instant::now());
-            }
-            return Err(setback);
-        }
-    };
-    let mut skipped = Vec::new();
-    if !others.is_empty() {
-        let locked = within(patience, lock_events_that_are_free(tx, &others)).await?;
-        events.extend(locked.events);
-        skipped = locked.busy;
-    }
-    for id in awaited.iter().chain(&others).filter(|id| !skipped.contains(id)) {
-        busy.granted(*id);
-    }
-    let applies = |command: &Command| !skipped.contains(&command.event_id);
+    // In the order of their ids, as they were locked.
+    let applies = |command: &Command| events.binary_search(&command.event_id).is_ok();
 
     let applied = commands.iter().copied().filter(|command| applies(command));
-    let facts = within(patience, load_facts(tx, events, applied.clone())).await?;
+    let facts = within(patience, load_facts(connection, events, applied.clone())).await?;
     let decision = decide(facts, applied, ids);
     let patience = if decision.effects.endings.is_empty() { patience } else { ENDING_PATIENCE };
-    let written = within(patience, write_effects(tx, &decision.effects)).await?;
+    let written = within(patience, write_effects(connection, &decision.effects)).await?;
 
     let mut decided = decision.verdicts.into_iter();
     let verdicts =
@@ -142,12 +135,11 @@ pub(super) async fn find_out(session: &mut Session, mark: &Mark) -> Result<bool,
     let patience = session.patience();
     let connection = session.connection().await?;
     within(patience, async {
-        let mut tx = connection.begin().await?;
         // The lost transaction holds these locks until it has ended: without waiting for them, a COMMIT that is
         // still under way would be taken for one that never was.
-        lock_events(&mut tx, mark.events()).await?;
-        let committed = was_committed(&mut tx, mark).await?;
-        tx.rollback().await?;
+        begin_and_lock_events(connection, mark.events()).await?;
+        let committed = was_committed(connection, mark).await?;
+        rollback(connection).await?;
         Ok::<bool, StoreError>(committed)
     })
     .await

@@ -1,61 +1,54 @@
-//! Events that somebody else has locked for longer than a batch should take.
+//! An event that somebody else has locked for longer than a batch should take.
 //!
-//! Their commands must not hold up those for other events, so their locks are taken if they are free and not waited for.
+//! Its commands must not hold up those for other events, so its lock is taken if it is free and not waited for.
 //! But where several replicas rush one event its lock is hardly ever free, and whoever only looks in now and then would
 //! starve beside those who queue for it. So it is waited for again a few times, less often each time; who then still has
 //! the lock is no replica at work but a session that is stuck.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use uuid::Uuid;
 
 /// After how long an event is waited for again; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// How often it is waited for again.
 const WAITS: u32 = 3;
-
-#[derive(Debug, Default)]
-pub(super) struct BusyEvents(HashMap<Uuid, Busy>);
+/// How often it is looked at in between.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Copy, Debug)]
-struct Busy {
+pub(super) struct Busy {
     timeouts: u32,
     wait_again: Instant,
+    look_again: Instant,
 }
 
-impl BusyEvents {
-    pub(super) fn contains(&self, event_id: Uuid) -> bool {
-        self.0.contains_key(&event_id)
+impl Busy {
+    /// It was waited for in vain, perhaps not for the first time.
+    pub(super) fn timed_out(before: Option<Self>, now: Instant) -> Self {
+        let timeouts = before.map_or(0, |busy| busy.timeouts);
+        let wait_again = now + FIRST_PAUSE * (1 << timeouts.min(WAITS));
+        Self { timeouts: timeouts.saturating_add(1), wait_again, look_again: now }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// It was looked at in vain.
+    pub(super) fn looked(&mut self, now: Instant) {
+        self.look_again = now + LOOK_PAUSE;
     }
 
-    /// Whether the event's lock may be waited for now.
-    pub(super) fn may_wait_for(&self, event_id: Uuid, now: Instant) -> bool {
-        self.0.get(&event_id).is_none_or(|busy| busy.timeouts <= WAITS && now >= busy.wait_again)
+    /// Whether its lock may be waited for now.
+    pub(super) fn may_wait(&self, now: Instant) -> bool {
+        self.timeouts <= WAITS && now >= self.wait_again
     }
 
-    /// One of these was waited for in vain.
-    pub(super) fn timed_out(&mut self, events: &[Uuid], now: Instant) {
-        for event_id in events {
-            let busy = self.0.entry(*event_id).or_insert(Busy { timeouts: 0, wait_again: now });
-            busy.wait_again = now + FIRST_PAUSE * (1 << busy.timeouts.min(WAITS));
-            busy.timeouts = busy.timeouts.saturating_add(1);
-        }
+    /// Whether it is time to look whether its lock is free.
+    pub(super) fn may_look(&self, now: Instant) -> bool {
+        now >= self.look_again
     }
 
-    /// Forgets events that nobody asks for any more.
-    pub(super) fn retain(&mut self, asked_for: impl Fn(Uuid) -> bool) {
-        self.0.retain(|event_id, _| asked_for(*event_id));
-    }
-
-    /// The lock was granted.
-    pub(super) fn granted(&mut self, event_id: Uuid) {
-        self.0.remove(&event_id);
+    /// When it is looked at or waited for next.
+    pub(super) fn next(&self) -> Instant {
+        if self.timeouts <= WAITS { self.look_again.min(self.wait_again) } else { self.look_again }
     }
 }
 
@@ -65,20 +58,24 @@ mod tests {
 
     #[test]
     fn a_busy_event_is_waited_for_less_often_each_time_and_then_no_more() {
-        let (event, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let began = Instant::now();
         let at = |millis| began + Duration::from_millis(millis);
-        let mut busy = BusyEvents::default();
-        busy.timed_out(&[event], at(0));
-        assert!(busy.may_wait_for(other, at(0)));
-        assert!(!busy.may_wait_for(event, at(249)) && busy.may_wait_for(event, at(250)));
-        busy.timed_out(&[event], at(250));
-        assert!(!busy.may_wait_for(event, at(749)) && busy.may_wait_for(event, at(750)));
-        busy.timed_out(&[event], at(750));
-        assert!(!busy.may_wait_for(event, at(1_749)) && busy.may_wait_for(event, at(1_750)));
-        busy.timed_out(&[event], at(1_750));
-        assert!(!busy.may_wait_for(event, at(1_000_000)));
-        busy.granted(event);
-        assert!(busy.may_wait_for(event, at(1_000_000)) && busy.is_empty());
+        let busy = Busy::timed_out(None, at(0));
+        assert!(!busy.may_wait(at(249)) && busy.may_wait(at(250)));
+        let busy = Busy::timed_out(Some(busy), at(250));
+        assert!(!busy.may_wait(at(749)) && busy.may_wait(at(750)));
+        let busy = Busy::timed_out(Some(busy), at(750));
+        assert!(!busy.may_wait(at(1_749)) && busy.may_wait(at(1_750)));
+        let busy = Busy::timed_out(Some(busy), at(1_750));
+        assert!(!busy.may_wait(at(1_000_000)));
+    }
+
+    #[test]
+    fn a_busy_event_is_looked_at_at_once_and_then_every_20_milliseconds() {
+        let now = Instant::now();
+        let mut busy = Busy::timed_out(None, now);
+        assert!(busy.may_look(now));
+        busy.looked(now);
+        assert!(!busy.may_look(now) && busy.next() == now + LOOK_PAUSE && busy.may_look(busy.next()));
     }
 }

@@ -1,37 +1,36 @@
 //! Seating: every command for an event goes through here, in batches, under the event's row lock.
 //!
-//! A replica does not open a transaction per request. [`Seating::submit`] hashes the event to one of a few shards; a
-//! shard owns one database session and takes whatever is waiting, for whatever events, into one transaction:
-//! lock → load → decide → write → commit → reply. No timer and no artificial delay: while one batch is in flight the next
-//! one gathers. Alone, a command pays for one transaction; in a rush, hundreds share one lock, one commit, one fsync.
+//! A replica does not open a transaction per request. [`Seating::submit`] puts the command into an inbox, behind those for
+//! the same event; a few runners, each with one database session, take whatever is waiting, event by event in turn, into
+//! one transaction: lock → load → decide → write → commit → reply. No timer and no artificial delay: while one batch is
+//! in flight the next one gathers. Alone, a command pays for one transaction; in a rush, hundreds share one lock, one
+//! commit, one fsync.
 
 mod batch;
 mod busy;
+mod inbox;
+mod runner;
 mod session;
-mod shard;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use service_core::ids::IdSource;
 use service_core::trace::Span;
 use sqlx::postgres::PgConnectOptions;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::command::Command;
 use crate::domain::decide::Outcome;
 use crate::domain::refusal::Refusal;
 
+use inbox::Inbox;
+use runner::Runner;
 use session::Session;
-use shard::Shard;
-
-/// The most commands that one batch takes from the inbox. More do not make it faster: at 256 the costs that are shared
-/// are small beside those that are not.
-const BATCH: usize = 256;
 
 /// How often it is measured how much waits.
 const MEASURE: Duration = Duration::from_secs(1);
@@ -39,9 +38,9 @@ const MEASURE: Duration = Duration::from_secs(1);
 /// How a replica seats.
 #[derive(Clone, Debug)]
 pub struct SeatingConfig {
-    /// Shards, each with one database session.
-    pub shards: usize,
-    /// Commands that may wait in a shard; more are refused at once.
+    /// Database sessions, each with one batch at a time.
+    pub sessions: usize,
+    /// Commands that may wait, half of them for one event; more are refused at once.
     pub queue: usize,
     /// How long a batch waits for an event's lock before it goes on without that event.
     pub lock_timeout: Duration,
@@ -54,8 +53,8 @@ pub struct SeatingConfig {
 impl Default for SeatingConfig {
     fn default() -> Self {
         Self {
-            shards: 2,
-            queue: 8192,
+            sessions: 2,
+            queue: 16384,
             lock_timeout: Duration::from_millis(250),
             retry_window: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(30),
@@ -93,6 +92,7 @@ pub enum CommandError {
 pub type Answer = Result<Outcome, CommandError>;
 
 /// A command on its way.
+#[derive(Debug)]
 struct Pending {
     command: Command,
     deadline: Instant,
@@ -108,13 +108,9 @@ impl Pending {
     }
 
     fn answer(self, answer: Answer) {
-        match answer {
-            Err(CommandError::Overloaded) => count_shed(),
-            Err(CommandError::DeadlineExceeded) => {
-                let reason = if self.reply.is_closed() { "gone" } else { "late" };
-                metrics::counter!("booking_commands_dropped_total", "reason" => reason).increment(1);
-            }
-            _ => {}
+        if let Err(CommandError::DeadlineExceeded) = answer {
+            let reason = if self.reply.is_closed() { "gone" } else { "late" };
+            metrics::counter!("booking_commands_dropped_total", "reason" => reason).increment(1);
         }
         // A client that is gone does not hear it; the change log does.
         let _ = self.reply.send(answer);
@@ -134,88 +130,81 @@ fn show_counters() {
     }
 }
 
-/// A command was refused because too much waits.
-fn count_shed() {
-    metrics::counter!("booking_commands_shed_total").increment(1);
-}
-
-/// The way to the shards.
+/// The way to the seats.
 #[derive(Debug)]
 pub struct Seating {
-    shards: Vec<mpsc::Sender<Pending>>,
-    closing: CancellationToken,
-    tasks: TaskTracker,
+    inbox: Arc<Inbox>,
+    runners: TaskTracker,
 }
 
 impl Seating {
-    /// Starts the shards. They connect when the first command comes, and again whenever they have to.
+    /// Starts the runners. They connect when the first command comes, and again whenever they have to.
     pub fn start(config: &SeatingConfig, database: &PgConnectOptions, ids: &Arc<dyn IdSource>) -> Self {
         show_counters();
-        let closing = CancellationToken::new();
-        let tasks = TaskTracker::new();
-        let shards: Vec<_> = (0..config.shards.max(1))
-            .map(|_| {
-                let (sender, inbox) = mpsc::channel(config.queue.max(1));
-                let session = Session::new(database.clone(), config);
-                let shard = Shard::new(inbox, session, Arc::clone(ids), config.clone());
-                // A task of the shard's own: a client that cancels, or a handler that is dropped, never drops a COMMIT
-                // in flight.
-                tasks.spawn(shard.run(closing.clone()));
-                sender
-            })
-            .collect();
-        tasks.close();
-        tokio::spawn(
-            closing.clone().run_until_cancelled_owned(measure_queues(
-                shards.iter().map(mpsc::Sender::downgrade).collect(),
-            )),
-        );
-        Self { shards, closing, tasks }
+        let inbox = Arc::new(Inbox::new(config.queue.max(1)));
+        let runners = TaskTracker::new();
+        for _ in 0..config.sessions.max(1) {
+            let (inbox, database) = (Arc::clone(&inbox), database.clone());
+            let (ids, config) = (Arc::clone(ids), config.clone());
+            // A task of the runner's own: a client that cancels, or a handler that is dropped, never drops a COMMIT in
+            // flight.
+            runners.spawn(async move {
+                loop {
+                    let session = Session::new(database.clone(), &config);
+                    let runner = Runner::new(Arc::clone(&inbox), session, Arc::clone(&ids), config.clone());
+                    // A bug in the rules costs the batch that meets with it, and not all those after it.
+                    match AssertUnwindSafe(runner.run()).catch_unwind().await {
+                        Ok(()) => return,
+                        Err(_) => tracing::error!("a batch panicked"),
+                    }
+                }
+            });
+        }
+        runners.close();
+        tokio::spawn(measure(Arc::downgrade(&inbox)));
+        Self { inbox, runners }
     }
 
-    /// Gives a command to its event's shard and waits for the answer, until `deadline` at the latest.
+    /// Gives a command to its event's queue and waits for the answer, until `deadline` at the latest.
     ///
     /// # Errors
     /// See [`CommandError`].
     pub async fn submit(&self, command: Command, deadline: Instant) -> Answer {
-        let mut hasher = DefaultHasher::new();
-        command.event_id.hash(&mut hasher);
-        let index = usize::try_from(hasher.finish()).unwrap_or_default() % self.shards.len();
-        let Some(shard) = self.shards.get(index) else { return Err(CommandError::Internal) };
-
         let (reply, answer) = oneshot::channel();
         let pending = Pending { command, deadline, reply, span: Span::child("command") };
-        shard.try_send(pending).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                count_shed();
-                CommandError::Overloaded
+        self.inbox.push(pending).inspect_err(|error| {
+            if matches!(error, CommandError::Overloaded) {
+                metrics::counter!("booking_commands_shed_total").increment(1);
             }
-            mpsc::error::TrySendError::Closed(_) => CommandError::ShuttingDown,
         })?;
         match timeout_at(deadline, answer).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(CommandError::ShuttingDown),
+            // Every command is answered, but if its batch panicked, and who knows where.
+            Ok(Err(_)) => Err(CommandError::OutcomeUnknown),
             Err(_) => Err(CommandError::DeadlineExceeded),
         }
     }
 
     /// Takes no more commands, finishes those that were accepted, and returns when the last one is answered.
     pub async fn drain(&self) {
-        self.closing.cancel();
-        self.tasks.wait().await;
+        self.inbox.close();
+        self.runners.wait().await;
     }
 }
 
-/// Says once a second how many commands wait in the shards. Not the shards themselves do: one that waits for the
-/// database says nothing.
-async fn measure_queues(shards: Vec<mpsc::WeakSender<Pending>>) {
-    loop {
-        for (index, shard) in shards.iter().enumerate() {
-            let Some(shard) = shard.upgrade() else { return };
-            let waiting = shard.max_capacity() - shard.capacity();
-            metrics::gauge!("booking_queue_commands", "shard" => index.to_string())
-                .set(f64::from(u32::try_from(waiting).unwrap_or(u32::MAX)));
-        }
+impl Drop for Seating {
+    /// Runners end when nobody can ask them any more.
+    fn drop(&mut self) {
+        self.inbox.close();
+    }
+}
+
+/// Says once a second how many commands wait. Not the runners do: one that waits for the database says nothing.
+async fn measure(inbox: Weak<Inbox>) {
+    while let Some(inbox) = inbox.upgrade() {
+        metrics::gauge!("booking_queue_commands")
+            .set(f64::from(u32::try_from(inbox.waiting()).unwrap_or(u32::MAX)));
+        drop(inbox);
         sleep(MEASURE).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The database session of a shard: opened when needed, given up when it does not answer.
+//! The database session of a runner: opened when needed, given up when it does not answer.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::SeatingConfig;
 use crate::store::StoreError;
-use crate::store::seating::{discard_plans, session_options};
+use crate::store::seating::{discard_plans, prepare_lock, session_options};
 
 /// How long cached plans are used. Making them anew takes about 2 ms.
 const PLANS_LIVE: Duration = Duration::from_secs(2);
@@ -102,7 +102,11 @@ impl Session {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => match timeout(CONNECT_TIMEOUT, self.options.connect()).await {
-                Ok(Ok(connection)) => connection,
+                Ok(Ok(mut connection)) => {
+                    within(self.patience(), prepare_lock(&mut connection)).await?;
+                    self.planned = None;
+                    connection
+                }
                 // Whatever kept us from connecting, no command is at fault.
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "cannot open a database session");

@@ -1,4 +1,4 @@
-//! Rehearsals: a rush of made-up users on a private copy of an event, through the same shards as anyone's calls.
+//! Rehearsals: a rush of made-up users on a private copy of an event, through the same seating as anyone's calls.
 
 mod rush;
 

@@ -1,6 +1,6 @@
 //! What happens by itself: lapsed holds and offers end, abandoned rehearsals go, the log is trimmed.
 //!
-//! Every replica does all of it, without a leader. Whatever is due goes through the shards like anyone's command and is
+//! Every replica does all of it, without a leader. Whatever is due goes through seating like anyone's command and is
 //! judged again under the event's lock: two replicas that find the same hold release it once.
 
 use std::collections::{HashMap, HashSet};
@@ -24,7 +24,7 @@ use crate::store::{StoreError, changes, due};
 const LOOK: Duration = Duration::from_millis(250);
 /// How many of a kind one look finds.
 const ROUND: i64 = 2_000;
-/// How long an expiry may wait in its shard. If it is late it is found again.
+/// How long an expiry may wait to be seated. If it is late it is found again.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the rest is looked after.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);

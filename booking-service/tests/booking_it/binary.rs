@@ -110,20 +110,20 @@ fn every_error_of_the_configuration_is_reported_in_one_run_without_secrets() {
         ("ROWLOCK_GRPC_ADDR", "50052"),
         ("ROWLOCK_IDENTITY_ADDR", "not a url"),
         ("ROWLOCK_TOKEN_ISSUER", " "),
-        ("ROWLOCK_SHARDS", "0"),
-        ("ROWLOCK_SHARD_QUEUE", "many"),
+        ("ROWLOCK_SEATING_SESSIONS", "0"),
+        ("ROWLOCK_SEATING_QUEUE", "many"),
         ("ROWLOCK_EVENT_LOCK_TIMEOUT", "11s"),
         ("ROWLOCK_REGISTER_RATE", "0/s"),
         ("ROWLOCK_LOG_FORMAT", "xml"),
     ];
-    command.envs(wrong).env("ROWLOCK_SHARDZ", "2");
+    command.envs(wrong).env("ROWLOCK_SEATING_SESSIONZ", "2");
     let (code, out, err) = run(command);
     assert_eq!((code, out.as_str()), (2, ""), "{err}");
     for (name, _) in wrong {
         assert_eq!(err.matches(&format!("({name})")).count(), 1, "{name} in {err}");
     }
     assert!(err.contains(&format!("{} error(s)", wrong.len())), "{err}");
-    assert!(err.contains("ROWLOCK_SHARDZ is not known"), "{err}");
+    assert!(err.contains("ROWLOCK_SEATING_SESSIONZ is not known"), "{err}");
     assert!(!err.contains("hunter2"), "{err}");
 }
 
@@ -205,7 +205,7 @@ async fn what_a_replica_does_shows_in_its_metrics() {
     }
     let shown = [
         "booking_seats_sold_total 2\n",
-        "booking_queue_commands{shard=\"1\"} 0\n",
+        "booking_queue_commands 0\n",
         "booking_batch_lock_seconds_count ",
         "booking_batch_commit_seconds_count ",
         "booking_holds_due 0\n",

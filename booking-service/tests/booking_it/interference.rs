@@ -26,9 +26,9 @@ async fn lock(system: &System, event: &pb::Event) -> Transaction<'static, Postgr
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_one_event_is_locked_by_somebody_else_the_others_of_its_shard_go_on() {
+async fn while_one_event_is_locked_by_somebody_else_the_others_go_on() {
     let system = System::with(1, |config| {
-        config.seating.shards = 1;
+        config.seating.sessions = 1;
         config.seating.lock_timeout = Duration::from_millis(10);
         config.server.default_deadline = Duration::from_secs(1);
     })
@@ -60,7 +60,7 @@ async fn while_one_event_is_locked_by_somebody_else_the_others_of_its_shard_go_o
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_wait_for_a_lock_are_served_in_turn_when_it_is_free() {
     let system = System::with(1, |config| {
-        config.seating.shards = 1;
+        config.seating.sessions = 1;
         config.seating.lock_timeout = Duration::from_millis(10);
     })
     .await;

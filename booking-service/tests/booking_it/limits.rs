@@ -104,13 +104,13 @@ async fn calls_beyond_what_a_replica_holds_are_refused_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commands_beyond_what_a_shard_holds_are_refused_at_once() {
+async fn commands_beyond_what_the_inbox_holds_are_refused_at_once() {
     let system = System::with(1, |config| {
-        config.seating.shards = 1;
-        config.seating.queue = 3;
+        config.seating.sessions = 1;
+        config.seating.queue = 6;
         config.seating.lock_timeout = Duration::from_millis(10);
     })
     .await;
-    // In the inbox, put off, and on the way from one to the other.
-    crowd(&system, 3 + 3 + 3).await;
+    // Half of the inbox is for one event; a session may have as many in its hands.
+    crowd(&system, 3 + 3).await;
 }

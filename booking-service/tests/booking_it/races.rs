@@ -221,7 +221,7 @@ async fn whoever_got_a_seat_before_the_event_was_cancelled_finds_it_cancelled() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_events_at_once_through_few_shards_each_come_out_right() {
+async fn many_events_at_once_through_few_sessions_each_come_out_right() {
     let system = System::with_replicas(2).await;
     let organizer = system.organizer();
     let mut events = Vec::new();

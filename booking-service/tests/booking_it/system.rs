@@ -84,12 +84,16 @@ impl System {
 
     /// Does not wait until it is ready.
     pub(crate) async fn add_replica(&mut self, edit: impl Fn(&mut ServeConfig)) {
+        self.add_replica_with(edit, Arc::new(UuidV7::new(Arc::new(SystemClock)))).await;
+    }
+
+    /// Does not wait until it is ready.
+    pub(crate) async fn add_replica_with(&mut self, edit: impl Fn(&mut ServeConfig), ids: Arc<dyn IdSource>) {
         let mut config = config(&self.database.url, self.identity.address);
         edit(&mut config);
         let listeners = Listeners::bind(&config.server).await.unwrap();
         let (grpc, http) = (listeners.grpc.local_addr().unwrap(), listeners.http.local_addr().unwrap());
-        let clock = Arc::new(SystemClock);
-        let sources = Sources { clock: clock.clone(), ids: Arc::new(UuidV7::new(clock)) };
+        let sources = Sources { clock: Arc::new(SystemClock), ids };
         let stop = CancellationToken::new();
         let task = tokio::spawn(Box::pin(serve(config, &MIGRATOR, listeners, sources, stop.clone())));
         self.replicas.push(Replica { channel: connect(grpc), grpc, http, stop, task });

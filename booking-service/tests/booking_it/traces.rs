@@ -114,7 +114,10 @@ async fn a_callers_trace_goes_through_the_batch_into_its_statements() {
     for batch in &batches {
         let inside = find(&spans, |span| span.parent_span_id == batch.span_id);
         let named = |name: &str| inside.iter().any(|span| span.name == name && span.kind == 3);
-        assert!(["EXECUTE lock_events", "SELECT registrations", "COMMIT"].into_iter().all(named), "{inside:#?}");
+        assert!(
+            ["EXECUTE lock_events", "SELECT registrations", "COMMIT"].into_iter().all(named),
+            "{inside:#?}"
+        );
         assert!(inside.iter().all(|span| attribute(span, "db.system.name") == "postgresql"));
         let executed =
             |span: &&CollectedSpan| attribute(span, "db.query.text").contains("EXECUTE lock_events('?')");

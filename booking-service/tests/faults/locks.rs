@@ -42,8 +42,6 @@ async fn a_foreign_lock_on_one_event_neither_slows_the_others_nor_outlives_its_c
     let organizer = stage.caller(Role::Organizer, way_to(stage.replicas[0].grpc));
     let stuck = organizer.publish_new(draft(1_000)).await;
     let service = stage.caller(Role::Service, ways[0].clone());
-    // Of the same shard, by trial: an event whose calls wait while the other's do in the first moments would tell, but
-    // with several free events each shard has one.
     let mut free = Vec::new();
     for _ in 0..4 {
         free.push(organizer.publish_new(draft(100_000)).await);

@@ -138,7 +138,7 @@ async fn an_event_that_somebody_keeps_locked_holds_up_its_own_lapses_alone() {
         .await
         .unwrap();
     let_lapse(&system, &locked, 0.0).await;
-    // Until a worker is at it: its shard meets with the lock.
+    // Until a worker is at it: a runner meets with the lock.
     let waiting = "SELECT count(*) FROM pg_stat_activity
                     WHERE datname = current_database() AND wait_event_type = 'Lock' AND $1::uuid IS NOT NULL";
     eventually(async || system.count(waiting, &locked).await > 0).await;

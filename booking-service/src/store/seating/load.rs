@@ -4,17 +4,18 @@
 //! before the wait: facts read together with the lock would miss what the other replica has just committed.
 
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::super::StoreError;
-use super::super::rows::{query_entries, query_registrations, read};
+use super::super::rows::{EventRow, query_entries, query_registrations, read};
 use crate::domain::command::Command;
-use crate::domain::event::{Event, EventText};
+use crate::domain::event::{EventRecord, EventText};
 use crate::domain::facts::{Facts, Wanted};
 use crate::domain::registration::Registration;
 use crate::domain::waitlist::Entry;
 
-/// Reads what `commands` need to know about these locked events.
+/// Reads these events, which are locked or do not exist, and what `commands` need to know about them.
 ///
 /// One statement when nobody is known and nothing is freed (the rush); one more for each kind of row that is.
 ///
@@ -22,7 +23,7 @@ use crate::domain::waitlist::Entry;
 /// Whatever the database says, or a row that means nothing.
 pub async fn load_facts<'a>(
     connection: &mut PgConnection,
-    events: Vec<Event>,
+    events: &[Uuid],
     commands: impl Iterator<Item = &'a Command> + Clone,
 ) -> Result<Facts, StoreError> {
     let wanted = Wanted::by(commands.clone());
@@ -30,38 +31,93 @@ pub async fn load_facts<'a>(
     let (request_events, (callers, requests)): (Vec<_>, (Vec<_>, Vec<_>)) =
         wanted.requests.iter().map(|&(event_id, caller, request)| (event_id, (caller, request))).unzip();
 
-    // Scalar subqueries, not joins: each is a look-up by a unique index, whatever the statistics say.
-    // The clock is read here, after the locks: now() stands still from before the wait.
-    let known = sqlx::query!(
+    // Scalar subqueries, not joins: each is a look-up by a unique index, whatever the statistics say. They come with the
+    // first event. The clock is read here, after the locks: now() stands still from before the wait.
+    // The rules do not read texts, so they stay where they are.
+    let mut rows = sqlx::query!(
         r#"
-        SELECT clock_timestamp() AS "now!",
-            ARRAY(SELECT (SELECT r.id FROM registrations r
+        SELECT clock_timestamp() AS "now!", e.*,
+            CASE WHEN first THEN
+              ARRAY(SELECT (SELECT r.id FROM registrations r
                            WHERE r.event_id = u.event_id AND r.user_id = u.user_id
                              AND r.state IN ('HELD', 'CONFIRMED', 'CHECKED_IN'))
-                    FROM unnest($1::uuid[], $2::uuid[]) AS u(event_id, user_id)) AS "registered!: Vec<Option<Uuid>>",
-            ARRAY(SELECT (SELECT w.id FROM waitlist_entries w
+                    FROM unnest($1::uuid[], $2::uuid[]) AS u(event_id, user_id)) END AS "registered: Vec<Option<Uuid>>",
+            CASE WHEN first THEN
+              ARRAY(SELECT (SELECT w.id FROM waitlist_entries w
                            WHERE w.event_id = u.event_id AND w.user_id = u.user_id
                              AND w.state IN ('WAITING', 'OFFERED'))
-                    FROM unnest($1::uuid[], $2::uuid[]) AS u(event_id, user_id)) AS "queued!: Vec<Option<Uuid>>",
-            ARRAY(SELECT (SELECT r.id FROM registrations r
+                    FROM unnest($1::uuid[], $2::uuid[]) AS u(event_id, user_id)) END AS "queued: Vec<Option<Uuid>>",
+            CASE WHEN first THEN
+              ARRAY(SELECT (SELECT r.id FROM registrations r
                            WHERE r.event_id = q.event_id AND r.request_actor_id = q.caller AND r.request_id = q.request)
-                    FROM unnest($3::uuid[], $4::uuid[], $5::uuid[]) AS q(event_id, caller, request))
-                AS "made_registrations!: Vec<Option<Uuid>>",
-            ARRAY(SELECT (SELECT w.id FROM waitlist_entries w
+                    FROM unnest($3::uuid[], $4::uuid[], $5::uuid[]) AS q(event_id, caller, request)) END
+                AS "made_registrations: Vec<Option<Uuid>>",
+            CASE WHEN first THEN
+              ARRAY(SELECT (SELECT w.id FROM waitlist_entries w
                            WHERE w.event_id = q.event_id AND w.request_actor_id = q.caller AND w.request_id = q.request)
-                    FROM unnest($3::uuid[], $4::uuid[], $5::uuid[]) AS q(event_id, caller, request))
-                AS "made_entries!: Vec<Option<Uuid>>"
+                    FROM unnest($3::uuid[], $4::uuid[], $5::uuid[]) AS q(event_id, caller, request)) END
+                AS "made_entries: Vec<Option<Uuid>>"
+          FROM (SELECT id, organizer_id, start_time, end_time, registration_open_time, registration_close_time, capacity,
+                       seats_remaining, waitlist_size, largest_party, next_position, max_seats_per_registration,
+                       waitlist_policy, offer_ttl_ms, queue_discipline, state, cancel_reason, revision, version,
+                       create_time, update_time, row_number() OVER () = 1 AS first
+                  FROM events WHERE id = ANY($6)) AS e
         "#,
         &user_events,
         &users,
         &request_events,
         &callers,
         &requests,
+        events,
     )
-    .fetch_one(&mut *connection)
+    .fetch_all(&mut *connection)
     .await?;
+    let now = match rows.first() {
+        Some(row) => row.now,
+        // None of them exists, so there is nothing to know about them.
+        None => clock(&mut *connection).await?,
+    };
 
-    let mut facts = Facts::new(known.now, events);
+    let known = rows
+        .first_mut()
+        .map(|row| Known {
+            registered: row.registered.take().unwrap_or_default(),
+            queued: row.queued.take().unwrap_or_default(),
+            made_registrations: row.made_registrations.take().unwrap_or_default(),
+            made_entries: row.made_entries.take().unwrap_or_default(),
+        })
+        .unwrap_or_default();
+    let mut locked = Vec::with_capacity(rows.len());
+    for row in rows {
+        let row = EventRow {
+            id: row.id,
+            organizer_id: row.organizer_id,
+            title: String::new(),
+            description: String::new(),
+            location: String::new(),
+            start_time: row.start_time,
+            end_time: row.end_time,
+            registration_open_time: row.registration_open_time,
+            registration_close_time: row.registration_close_time,
+            capacity: row.capacity,
+            seats_remaining: row.seats_remaining,
+            waitlist_size: row.waitlist_size,
+            largest_party: row.largest_party,
+            next_position: row.next_position,
+            max_seats_per_registration: row.max_seats_per_registration,
+            waitlist_policy: row.waitlist_policy,
+            offer_ttl_ms: row.offer_ttl_ms,
+            queue_discipline: row.queue_discipline,
+            state: row.state,
+            cancel_reason: row.cancel_reason,
+            revision: row.revision,
+            version: row.version,
+            create_time: row.create_time,
+            update_time: row.update_time,
+        };
+        locked.push(EventRecord::try_from(row)?.event);
+    }
+    let mut facts = Facts::new(now, locked);
     let found = |events: &[Uuid], ids: Vec<Option<Uuid>>| -> Vec<(Uuid, Uuid)> {
         events.iter().zip(ids).filter_map(|(&event_id, id)| Some((event_id, id?))).collect()
     };
@@ -84,6 +140,19 @@ pub async fn load_facts<'a>(
     load_texts(&mut *connection, &wanted.texts, &mut facts).await?;
     load_heads(connection, commands, &mut facts).await?;
     Ok(facts)
+}
+
+/// Who is known to which event, in the order asked for: ids, where there are any.
+#[derive(Default)]
+struct Known {
+    registered: Vec<Option<Uuid>>,
+    queued: Vec<Option<Uuid>>,
+    made_registrations: Vec<Option<Uuid>>,
+    made_entries: Vec<Option<Uuid>>,
+}
+
+async fn clock(connection: &mut PgConnection) -> Result<OffsetDateTime, StoreError> {
+    Ok(sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#).fetch_one(connection).await?)
 }
 
 async fn registrations_by_id(

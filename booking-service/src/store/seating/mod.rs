@@ -1,4 +1,4 @@
-//! The hot path: lock, load, write. One batch is one transaction on a session of the shard's own.
+//! The hot path: lock, load, write. One batch is one transaction on a session of the runner's own.
 
 mod ending;
 mod load;
@@ -6,7 +6,7 @@ mod lock;
 mod write;
 
 pub use load::load_facts;
-pub use lock::{Locked, lock_events, lock_events_that_are_free};
+pub use lock::{begin_and_lock_events, begin_and_lock_free_events, commit, prepare_lock, rollback};
 pub use write::{Mark, was_committed, write_effects};
 
 /// Has every statement planned anew when it is used next.
@@ -21,7 +21,7 @@ pub async fn discard_plans(connection: &mut sqlx::PgConnection) -> Result<(), su
     Ok(())
 }
 
-/// Settings of the shards' sessions, besides what every session has.
+/// Settings of seating's sessions, besides what every session has.
 ///
 /// A plan made while a table is small is cached and kept while it grows; a sequential scan that cost nothing then costs
 /// the whole table for every batch later. These sessions only ever look rows up by key, so the other ways are closed.

@@ -1,0 +1,552 @@
+//! What waits to be seated, event by event.
+//!
+//! Each event has a queue of its own, first come, first served. Sessions take whole events in turn, the one that has been
+//! ready longest first, and an event is with one session at a time. So an event's crowd neither delays its neighbours by
+//! more than a batch nor takes their places in the inbox.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
+
+use super::busy::Busy;
+use super::{CommandError, Pending};
+use crate::domain::command::Action;
+
+/// The most commands that one batch takes. More do not make it faster: at 256 the costs that are shared are small beside
+/// those that are not.
+pub(super) const BATCH: usize = 256;
+/// From so many commands on an event is given a batch of its own: there is little left to share, and its neighbours need
+/// not wait for its rows to be written.
+const CROWD: usize = 64;
+/// How many commands for one busy event are tried at a time.
+const BUSY_BATCH: usize = 64;
+/// How often a full inbox is searched for commands that nobody waits for any more.
+const SWEEP_PAUSE: Duration = Duration::from_millis(10);
+
+/// How the locks of a batch are to be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Locking {
+    /// Somebody else's batch is soon over.
+    Wait,
+    /// Somebody has held them for long: only if they are free.
+    IfFree,
+}
+
+/// Commands for one transaction, whose events are with one session until it is dropped.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// In order of arrival for each event.
+    pub(super) commands: Vec<Pending>,
+    pub(super) locking: Locking,
+    events: Vec<Uuid>,
+    /// Commands that were not decided, in order of arrival for each event.
+    put_back: Vec<Pending>,
+    /// Whether waiting for one of the locks was in vain.
+    timed_out: bool,
+    inbox: Arc<Inbox>,
+}
+
+impl Batch {
+    /// These were not decided: their event's lock is somebody else's. They are next for their event.
+    pub(super) fn put_back(&mut self, commands: impl IntoIterator<Item = Pending>) {
+        self.put_back.extend(commands);
+    }
+
+    /// One of the locks was not to be had in time, and which of them is not said.
+    pub(super) fn timed_out(&mut self) {
+        self.timed_out = true;
+    }
+
+    /// Whether commands for this event were put back. Those behind them keep their order only if they are, too.
+    pub(super) fn puts_back(&self, event_id: Uuid) -> bool {
+        self.put_back.iter().any(|pending| pending.command.event_id == event_id)
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let put_back = std::mem::take(&mut self.put_back);
+        self.inbox.state().release(&self.events, put_back, self.timed_out, Instant::now());
+        self.inbox.changed.notify_one();
+    }
+}
+
+/// The way from the calls to the sessions.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    state: Mutex<State>,
+    /// Wakes a session. One that leaves something behind wakes the next.
+    changed: Notify,
+}
+
+impl Inbox {
+    /// Room for `limit` commands, half of which one event may take.
+    pub(super) fn new(limit: usize) -> Self {
+        let state = State {
+            events: HashMap::new(),
+            ready: VecDeque::new(),
+            busy: HashSet::new(),
+            waiting: 0,
+            limit,
+            closed: false,
+            swept: None,
+        };
+        Self { state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// Takes a command in.
+    ///
+    /// # Errors
+    /// There is no room, or the inbox is closed. Nothing was changed.
+    pub(super) fn push(&self, pending: Pending) -> Result<(), CommandError> {
+        self.state().push(pending, Instant::now())?;
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// How many commands wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.state().waiting
+    }
+
+    /// Takes nothing in any more.
+    pub(super) fn close(&self) {
+        self.state().closed = true;
+        self.changed.notify_waiters();
+        self.changed.notify_one();
+    }
+
+    /// Waits for something to do. `None`: closed, and everything that was accepted is decided or with another session.
+    pub(super) async fn next(self: &Arc<Self>) -> Option<Batch> {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            let next = self.state().take(Instant::now());
+            match next {
+                Next::Batch { commands, events, locking, more } => {
+                    if more {
+                        self.changed.notify_one();
+                    }
+                    let inbox = Arc::clone(self);
+                    return Some(Batch {
+                        commands,
+                        locking,
+                        events,
+                        put_back: Vec::new(),
+                        timed_out: false,
+                        inbox,
+                    });
+                }
+                Next::Over => {
+                    // The other sessions are to see it as well.
+                    self.changed.notify_one();
+                    return None;
+                }
+                Next::Nothing { until: None } => changed.await,
+                Next::Nothing { until: Some(until) } => {
+                    tokio::select! {
+                        () = changed => {}
+                        () = sleep_until(until) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What there is to do.
+enum Next {
+    Batch {
+        commands: Vec<Pending>,
+        events: Vec<Uuid>,
+        locking: Locking,
+        /// Whether there is something for another session, too, be it only to look at a busy event in time.
+        more: bool,
+    },
+    Nothing {
+        /// When a busy event is to be looked at again.
+        until: Option<Instant>,
+    },
+    Over,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Those for which something waits, and those that are with a session.
+    events: HashMap<Uuid, Waiting>,
+    /// Events for which something waits, not busy and with no session, in the order in which they became so.
+    ready: VecDeque<Uuid>,
+    /// Events whose lock was not to be had in time.
+    busy: HashSet<Uuid>,
+    /// Commands of all events.
+    waiting: usize,
+    limit: usize,
+    closed: bool,
+    /// When the dead were last looked for.
+    swept: Option<Instant>,
+}
+
+/// What waits for one event.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// In order of arrival.
+    commands: VecDeque<Pending>,
+    /// Whether a session has some of its commands.
+    taken: bool,
+    busy: Option<Busy>,
+}
+
+impl State {
+    fn push(&mut self, pending: Pending, now: Instant) -> Result<(), CommandError> {
+        if self.closed {
+            return Err(CommandError::ShuttingDown);
+        }
+        let event_id = pending.command.event_id;
+        if self.is_full(event_id) {
+            self.sweep(now);
+            if self.is_full(event_id) {
+                return Err(CommandError::Overloaded);
+            }
+        }
+        let event = self.events.entry(event_id).or_default();
+        if event.commands.is_empty() && !event.taken && event.busy.is_none() {
+            self.ready.push_back(event_id);
+        }
+        event.commands.push_back(pending);
+        self.waiting += 1;
+        Ok(())
+    }
+
+    fn is_full(&self, event_id: Uuid) -> bool {
+        self.waiting >= self.limit
+            || self.events.get(&event_id).is_some_and(|event| event.commands.len() >= self.limit.div_ceil(2))
+    }
+
+    /// Makes room where commands wait whose callers do not any more.
+    fn sweep(&mut self, now: Instant) {
+        if self.swept.is_some_and(|swept| now < swept + SWEEP_PAUSE) {
+            return;
+        }
+        self.swept = Some(now);
+        for event in self.events.values_mut() {
+            self.waiting -= event.drop_dead();
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> Next {
+        let mut until = None;
+        let (mut again, mut look) = (None, Vec::new());
+        for &event_id in &self.busy {
+            let Some(event) = self.events.get(&event_id).filter(|event| !event.taken) else { continue };
+            let Some(busy) = &event.busy else { continue };
+            if busy.may_wait(now) {
+                again = Some(event_id);
+            } else if busy.may_look(now) {
+                look.push(event_id);
+            } else {
+                let next = busy.next();
+                until = Some(until.map_or(next, |until: Instant| until.min(next)));
+            }
+        }
+        let mut commands = Vec::new();
+        if let Some(event_id) = again {
+            // Alone: it may be in vain again.
+            self.take_from(event_id, BATCH, &mut commands);
+            return self.batch(commands, vec![event_id], Locking::Wait);
+        }
+        if !look.is_empty() {
+            for &event_id in &look {
+                self.take_from(event_id, BUSY_BATCH, &mut commands);
+            }
+            return self.batch(commands, look, Locking::IfFree);
+        }
+
+        let (mut events, mut crowds) = (Vec::new(), Vec::new());
+        while commands.len() < BATCH
+            && let Some(event_id) = self.ready.pop_front()
+        {
+            let is_crowd = self.events.get(&event_id).is_some_and(|event| event.commands.len() >= CROWD);
+            if is_crowd && !events.is_empty() {
+                crowds.push(event_id);
+                continue;
+            }
+            self.take_from(event_id, BATCH - commands.len(), &mut commands);
+            events.push(event_id);
+            if is_crowd {
+                break;
+            }
+        }
+        for event_id in crowds.into_iter().rev() {
+            self.ready.push_front(event_id);
+        }
+        if !events.is_empty() {
+            return self.batch(commands, events, Locking::Wait);
+        }
+        if self.closed && self.waiting == 0 {
+            return Next::Over;
+        }
+        Next::Nothing { until }
+    }
+
+    fn batch(&self, commands: Vec<Pending>, events: Vec<Uuid>, locking: Locking) -> Next {
+        let busy = |id| self.events.get(id).is_some_and(|event| !event.taken);
+        let more = !self.ready.is_empty() || self.busy.iter().any(busy);
+        Next::Batch { commands, events, locking, more }
+    }
+
+    /// Takes up to `limit` commands of an event, without those that nobody waits for.
+    fn take_from(&mut self, event_id: Uuid, limit: usize, commands: &mut Vec<Pending>) {
+        let Some(event) = self.events.get_mut(&event_id) else { return };
+        event.taken = true;
+        let enough = commands.len() + limit;
+        while commands.len() < enough
+            && let Some(pending) = event.commands.pop_front()
+        {
+            self.waiting -= 1;
+            if pending.is_dead() {
+                pending.answer(Err(CommandError::DeadlineExceeded));
+                continue;
+            }
+            // The end of an event is carried out by statements that come last in their batch (see `Ending`).
+            let last = matches!(pending.command.action, Action::CancelEvent { .. });
+            commands.push(pending);
+            if last {
+                break;
+            }
+        }
+    }
+
+    /// A session is done with these events.
+    fn release(&mut self, events: &[Uuid], put_back: Vec<Pending>, timed_out: bool, now: Instant) {
+        let undecided: HashSet<Uuid> = put_back.iter().map(|pending| pending.command.event_id).collect();
+        for pending in put_back.into_iter().rev() {
+            if let Some(event) = self.events.get_mut(&pending.command.event_id) {
+                event.commands.push_front(pending);
+                self.waiting += 1;
+            }
+        }
+        for event_id in events {
+            let Some(event) = self.events.get_mut(event_id) else { continue };
+            event.taken = false;
+            if !undecided.contains(event_id) {
+                event.busy = None;
+            } else if timed_out {
+                event.busy = Some(Busy::timed_out(event.busy, now));
+            } else if let Some(busy) = &mut event.busy {
+                busy.looked(now);
+            }
+            if event.commands.is_empty() {
+                // Also forgets that it was busy: nobody asks for it any more.
+                self.events.remove(event_id);
+                self.busy.remove(event_id);
+            } else if event.busy.is_some() {
+                self.busy.insert(*event_id);
+            } else {
+                self.busy.remove(event_id);
+                self.ready.push_back(*event_id);
+            }
+        }
+    }
+}
+
+impl Waiting {
+    /// Answers those that nobody waits for and says how many they were.
+    fn drop_dead(&mut self) -> usize {
+        let before = self.commands.len();
+        for pending in std::mem::take(&mut self.commands) {
+            if pending.is_dead() {
+                pending.answer(Err(CommandError::DeadlineExceeded));
+            } else {
+                self.commands.push_back(pending);
+            }
+        }
+        before - self.commands.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot::{self, Receiver};
+
+    use super::super::Answer;
+    use super::*;
+    use crate::domain::command::{Actor, Command};
+    use service_core::trace::Span;
+
+    /// A command for this event, told apart by the registration that it cancels, and where its answer comes.
+    fn command(event: u128, registration: u128) -> (Pending, Receiver<Answer>) {
+        let action = Action::CancelRegistration { registration_id: Uuid::from_u128(registration) };
+        pending(event, action)
+    }
+
+    fn pending(event: u128, action: Action) -> (Pending, Receiver<Answer>) {
+        let (reply, answer) = oneshot::channel();
+        let command = Command { event_id: Uuid::from_u128(event), actor: Actor::SYSTEM, action };
+        let deadline = Instant::now() + Duration::from_secs(3_600);
+        (Pending { command, deadline, reply, span: Span::child("command") }, answer)
+    }
+
+    /// An inbox in which so many commands wait for each of these events, numbered for each from 0.
+    fn inbox(limit: usize, crowds: &[(u128, usize)]) -> (Arc<Inbox>, Vec<Receiver<Answer>>) {
+        let (inbox, mut answers) = (Arc::new(Inbox::new(limit)), Vec::new());
+        for &(event, count) in crowds {
+            for number in 0..count {
+                let (pending, answer) = command(event, number as u128);
+                inbox.push(pending).unwrap();
+                answers.push(answer);
+            }
+        }
+        (inbox, answers)
+    }
+
+    /// The events of a batch and how many commands it has for each, in order.
+    fn shape(batch: &Batch) -> Vec<(u128, usize)> {
+        let mut shape: Vec<(u128, usize)> = Vec::new();
+        for pending in &batch.commands {
+            let event = pending.command.event_id.as_u128();
+            match shape.last_mut().filter(|(last, _)| *last == event) {
+                Some((_, count)) => *count += 1,
+                None => shape.push((event, 1)),
+            }
+        }
+        shape
+    }
+
+    fn numbers(batch: &Batch) -> Vec<u128> {
+        let number = |pending: &Pending| match pending.command.action {
+            Action::CancelRegistration { registration_id } => registration_id.as_u128(),
+            _ => u128::MAX,
+        };
+        batch.commands.iter().map(number).collect()
+    }
+
+    async fn next(inbox: &Arc<Inbox>) -> Batch {
+        inbox.next().await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn events_with_few_commands_share_a_batch_and_a_crowd_has_its_own() {
+        let (inbox, _answers) = inbox(10_000, &[(1, 2), (2, 1_000), (3, 1), (4, 63)]);
+        let few = next(&inbox).await;
+        assert_eq!(shape(&few), [(1, 2), (3, 1), (4, 63)]);
+        assert_eq!(shape(&next(&inbox).await), [(2, BATCH)]);
+    }
+
+    #[tokio::test]
+    async fn a_crowd_waits_its_turn_behind_its_neighbours_after_each_batch() {
+        let (inbox, mut answers) = inbox(10_000, &[(1, 1_000)]);
+        for round in 0..3 {
+            let crowd = next(&inbox).await;
+            assert_eq!(shape(&crowd), [(1, BATCH)]);
+            let (neighbour, answer) = command(2, 0);
+            inbox.push(neighbour).unwrap();
+            answers.push(answer);
+            drop(crowd);
+            assert_eq!(shape(&next(&inbox).await), [(2, 1)], "round {round}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_is_with_one_session_at_a_time() {
+        let (inbox, mut answers) = inbox(10_000, &[(1, 3)]);
+        let first = next(&inbox).await;
+        let (late, answer) = command(1, 3);
+        inbox.push(late).unwrap();
+        answers.push(answer);
+        assert!(matches!(inbox.state().take(Instant::now()), Next::Nothing { until: None }));
+        drop(first);
+        assert_eq!(numbers(&next(&inbox).await), [3]);
+    }
+
+    #[tokio::test]
+    async fn what_is_put_back_keeps_its_order_and_is_not_waited_for() {
+        let (inbox, mut answers) = inbox(10_000, &[(1, 3), (2, 1)]);
+        let mut batch = next(&inbox).await;
+        assert_eq!(batch.locking, Locking::Wait);
+        let (late, answer) = command(1, 3);
+        inbox.push(late).unwrap();
+        answers.push(answer);
+        let all = std::mem::take(&mut batch.commands);
+        batch.timed_out();
+        batch.put_back(all);
+        drop(batch);
+        let mut look = next(&inbox).await;
+        assert_eq!(look.locking, Locking::IfFree);
+        let mut commands = std::mem::take(&mut look.commands);
+        commands.sort_by_key(|pending| pending.command.event_id);
+        let (one, two): (Vec<_>, Vec<_>) =
+            commands.into_iter().partition(|pending| pending.command.event_id == Uuid::from_u128(1));
+        // The second event is free.
+        drop(two);
+        look.put_back(one);
+        drop(look);
+        // In the meantime others come and are waited for.
+        let (other, answer) = command(2, 9);
+        inbox.push(other).unwrap();
+        answers.push(answer);
+        let other = next(&inbox).await;
+        assert_eq!((shape(&other), other.locking), (vec![(2, 1)], Locking::Wait));
+        let again = next(&inbox).await;
+        assert_eq!((numbers(&again), again.locking), (vec![0, 1, 2, 3], Locking::IfFree));
+    }
+
+    #[tokio::test]
+    async fn a_batch_ends_with_the_end_of_an_event() {
+        let (inbox, mut answers) = inbox(10_000, &[(1, 1)]);
+        let (end, answer) = pending(1, Action::CancelEvent { reason: String::new(), etag: None });
+        inbox.push(end).unwrap();
+        answers.push(answer);
+        let (behind, answer) = command(1, 7);
+        inbox.push(behind).unwrap();
+        answers.push(answer);
+        let batch = next(&inbox).await;
+        assert_eq!(numbers(&batch), [0, u128::MAX]);
+        drop(batch);
+        assert_eq!(numbers(&next(&inbox).await), [7]);
+    }
+
+    #[tokio::test]
+    async fn one_event_takes_half_of_the_room_and_no_more() {
+        let (inbox, _answers) = inbox(100, &[(1, 50)]);
+        assert_eq!(inbox.push(command(1, 50).0), Err(CommandError::Overloaded));
+        let (neighbours, _others): (Vec<_>, Vec<_>) = (0..50).map(|event| command(100 + event, 0)).unzip();
+        for neighbour in neighbours {
+            assert_eq!(inbox.push(neighbour), Ok(()));
+        }
+        assert_eq!(inbox.push(command(2, 0).0), Err(CommandError::Overloaded));
+        assert_eq!(inbox.waiting(), 100);
+    }
+
+    #[tokio::test]
+    async fn commands_that_nobody_waits_for_take_no_room_and_no_place_in_a_batch() {
+        let (inbox, answers) = inbox(512, &[(1, 256)]);
+        drop(answers);
+        let (living, _answer) = command(1, 1_000);
+        assert_eq!(inbox.push(living), Ok(()), "the dead make room");
+        assert_eq!(inbox.waiting(), 1);
+        let (batch_of_living, _answers) = {
+            let (inbox, mut answers) = self::inbox(10_000, &[(1, 300)]);
+            answers.drain(..299);
+            (next(&inbox).await, answers)
+        };
+        assert_eq!(numbers(&batch_of_living), [299]);
+    }
+
+    #[tokio::test]
+    async fn a_closed_inbox_is_over_when_nothing_is_left_in_it() {
+        let (inbox, _answers) = inbox(10, &[(1, 1)]);
+        inbox.close();
+        assert_eq!(inbox.push(command(2, 0).0), Err(CommandError::ShuttingDown));
+        assert_eq!(shape(&next(&inbox).await), [(1, 1)]);
+        assert!(inbox.next().await.is_none());
+        assert!(inbox.next().await.is_none());
+    }
+}

@@ -1,0 +1,215 @@
+//! A runner: takes what is waiting, runs it as a batch, answers, and never gives up on the truth.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use service_core::ids::IdSource;
+use service_core::trace::Span;
+use tokio::time::{Instant, sleep};
+
+use super::batch::{Attempt, attempt, find_out};
+use super::inbox::{Batch, Inbox};
+use super::session::{Session, Setback};
+use super::{CommandError, Pending, SeatingConfig};
+use crate::domain::command::Command;
+use crate::domain::decide::Verdict;
+use crate::store::seating::Mark;
+
+/// The longest pause before the first repetition after a passing setback; doubled up to 16 times that.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+pub(super) struct Runner {
+    inbox: Arc<Inbox>,
+    session: Session,
+    ids: Arc<dyn IdSource>,
+    config: SeatingConfig,
+}
+
+impl Runner {
+    pub(super) fn new(
+        inbox: Arc<Inbox>,
+        session: Session,
+        ids: Arc<dyn IdSource>,
+        config: SeatingConfig,
+    ) -> Self {
+        Self { inbox, session, ids, config }
+    }
+
+    /// Runs until the inbox is closed and nothing is left in it.
+    pub(super) async fn run(mut self) {
+        while let Some(batch) = self.inbox.next().await {
+            self.run_batch(batch).await;
+        }
+    }
+
+    /// Runs a batch to its end: every command is answered or put back.
+    async fn run_batch(&mut self, mut batch: Batch) {
+        let mut parts = vec![std::mem::take(&mut batch.commands)];
+        while let Some(mut part) = parts.pop() {
+            // What was put back in an earlier half is put back in the later ones: an event's commands keep their order.
+            let late: Vec<Pending> =
+                part.extract_if(.., |pending| batch.puts_back(pending.command.event_id)).collect();
+            batch.put_back(late);
+            if let Err(mut culprits) = self.run_part(part, &mut batch).await {
+                // One of them meets with something unforeseen. Its neighbours must not fail with it: halves are run
+                // again, the earlier one first, until the culprit stands alone.
+                let later = culprits.split_off(culprits.len() / 2);
+                parts.push(later);
+                parts.push(culprits);
+            }
+        }
+    }
+
+    /// Runs a part until it is over. Gives back two or more commands that the database refuses together.
+    async fn run_part(&mut self, mut part: Vec<Pending>, batch: &mut Batch) -> Result<(), Vec<Pending>> {
+        let mut pause = FIRST_PAUSE;
+        let mut failing_since = None;
+        loop {
+            drop_dead(&mut part);
+            if part.is_empty() {
+                return Ok(());
+            }
+            let began = Instant::now();
+            let commands: Vec<&Command> = part.iter().map(|pending| &pending.command).collect();
+            let span = Span::for_many("batch", part.iter().map(|pending| &pending.span));
+            span.set("rowlock.batch.commands", i64::try_from(part.len()).unwrap_or(i64::MAX));
+            part.iter().for_each(|pending| pending.span.joins(&span));
+            let result =
+                span.enclose(attempt(&mut self.session, &commands, batch.locking, self.ids.as_ref())).await;
+            drop(span);
+            match result {
+                Ok(Attempt::Done(verdicts)) => {
+                    metrics::histogram!("booking_batch_commands")
+                        .record(f64::from(u32::try_from(part.len()).unwrap_or(u32::MAX)));
+                    metrics::histogram!("booking_batch_duration_seconds")
+                        .record(began.elapsed().as_secs_f64());
+                    let (decided, verdicts) = put_back_undecided(part, verdicts, batch);
+                    for (pending, verdict) in decided.into_iter().zip(verdicts) {
+                        pending.answer(verdict.map_err(CommandError::Refused));
+                    }
+                    return Ok(());
+                }
+                Ok(Attempt::Unknown(verdicts, mark)) => {
+                    self.session.discard();
+                    let (decided, verdicts) = put_back_undecided(part, verdicts, batch);
+                    match self.resolve(decided, verdicts, &mark).await {
+                        Some(not_committed) => part = not_committed,
+                        None => return Ok(()),
+                    }
+                }
+                Err(Setback::Busy) => {
+                    metrics::counter!("booking_batch_retries_total", "code" => "55P03").increment(1);
+                    batch.timed_out();
+                    batch.put_back(part);
+                    return Ok(());
+                }
+                Err(Setback::Passing { code, lost }) => {
+                    tracing::warn!(%code, commands = part.len(), "batch is tried again");
+                    metrics::counter!("booking_batch_retries_total", "code" => code).increment(1);
+                    if lost {
+                        self.session.discard();
+                    }
+                    let since = *failing_since.get_or_insert(began);
+                    if since.elapsed() >= self.config.retry_window {
+                        for pending in part {
+                            pending.answer(Err(CommandError::DatabaseUnavailable));
+                        }
+                        return Ok(());
+                    }
+                    rest(&mut pause).await;
+                }
+                Err(Setback::Unforeseen(error)) => {
+                    // Whatever it was, it may have left the session out of step.
+                    self.session.discard();
+                    if part.len() > 1 {
+                        return Err(part);
+                    }
+                    tracing::error!(%error, event_id = ?part.first().map(|p| p.command.event_id), "a command was refused by the database");
+                    for pending in part {
+                        pending.answer(Err(CommandError::Internal));
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Finds out what became of a COMMIT without an answer. Gives the commands back if it did not happen.
+    async fn resolve(
+        &mut self,
+        part: Vec<Pending>,
+        verdicts: Vec<Verdict>,
+        mark: &Mark,
+    ) -> Option<Vec<Pending>> {
+        let began = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        let found_out = loop {
+            match find_out(&mut self.session, mark).await {
+                Ok(committed) => break Some(committed),
+                Err(setback) => {
+                    tracing::warn!(?setback, "the outcome of a batch is still unknown");
+                    self.session.discard();
+                }
+            }
+            // Some may be gone, but verdicts go with commands by position: they are given up together.
+            let nobody_waits = part.iter().all(|pending| pending.reply.is_closed());
+            if nobody_waits || began.elapsed() >= self.config.retry_window {
+                break None;
+            }
+            rest(&mut pause).await;
+        };
+        let outcome = match found_out {
+            Some(true) => "committed",
+            Some(false) => "not_committed",
+            None => "unknown",
+        };
+        metrics::counter!("booking_unknown_commits_total", "outcome" => outcome).increment(1);
+        match found_out {
+            Some(false) => return Some(part),
+            Some(true) => {
+                for (pending, verdict) in part.into_iter().zip(verdicts) {
+                    pending.answer(verdict.map_err(CommandError::Refused));
+                }
+            }
+            None => {
+                for pending in part {
+                    pending.answer(Err(CommandError::OutcomeUnknown));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Keeps the commands without a verdict for later and gives back the others.
+fn put_back_undecided(
+    part: Vec<Pending>,
+    verdicts: Vec<Option<Verdict>>,
+    batch: &mut Batch,
+) -> (Vec<Pending>, Vec<Verdict>) {
+    let mut decided = (Vec::with_capacity(part.len()), Vec::with_capacity(part.len()));
+    for (pending, verdict) in part.into_iter().zip(verdicts) {
+        match verdict {
+            Some(verdict) => {
+                decided.0.push(pending);
+                decided.1.push(verdict);
+            }
+            None => batch.put_back([pending]),
+        }
+    }
+    decided
+}
+
+fn drop_dead(part: &mut Vec<Pending>) {
+    for pending in part.extract_if(.., |pending| pending.is_dead()) {
+        pending.answer(Err(CommandError::DeadlineExceeded));
+    }
+}
+
+/// A random pause, longer each time: replicas that fell over together must not come back together.
+async fn rest(pause: &mut Duration) {
+    let length = rand::rng().random_range(Duration::ZERO..=*pause);
+    sleep(length).await;
+    *pause = (*pause * 2).min(FIRST_PAUSE * 16);
+}
