@@ -4,11 +4,13 @@
 
 readonly BUF_VERSION=1.75.0 SHELLCHECK_VERSION=0.11.0.1 GRPCURL_VERSION=1.9.4 CARGO_AUDIT_VERSION=0.22.2 CARGO_DENY_VERSION=0.20.2 ENVOY_VERSION=1.40.0
 readonly HADOLINT_VERSION=2.15.1 KUBERNETES_VALIDATE_VERSION=1.34.0 CHECKOV_VERSION=3.3.30 KUSTOMIZE_VERSION=5.7.1
-# Whose resources the manifests use: module, version, folder and files of the definitions.
-readonly CRDS=(
-  "github.com/cloudnative-pg/cloudnative-pg v1.27.0 config/crd/bases postgresql.cnpg.io_clusters.yaml postgresql.cnpg.io_poolers.yaml"
+# Whose resources the manifests and the compose file use: module, version, folder and files of the definitions.
+readonly DEFINITIONS=(
+  "github.com/cloudnative-pg/cloudnative-pg v1.27.0 config/crd/bases postgresql.cnpg.io_clusters.yaml postgresql.cnpg.io_poolers.yaml postgresql.cnpg.io_scheduledbackups.yaml"
+  "github.com/cloudnative-pg/plugin-barman-cloud v0.15.0 config/crd/bases barmancloud.cnpg.io_objectstores.yaml"
   "sigs.k8s.io/gateway-api v1.4.0 config/crd/standard gateway.networking.k8s.io_gateways.yaml gateway.networking.k8s.io_grpcroutes.yaml"
   "github.com/prometheus-operator/prometheus-operator v0.85.0 example/prometheus-operator-crd monitoring.coreos.com_prometheusrules.yaml monitoring.coreos.com_servicemonitors.yaml"
+  "github.com/compose-spec/compose-go/v2 v2.16.2 schema compose-spec.json"
 )
 tools=$repo/target/tools
 
@@ -75,19 +77,23 @@ kustomize_tool() {
     env GOBIN="$tools/bin" go install "sigs.k8s.io/kustomize/kustomize/v5@v$KUSTOMIZE_VERSION" && echo "$tools/bin/kustomize"
 }
 
-# Prints a folder of the definitions of custom resources.
-crd_folder() { install_tool "$tools/crds/done" crds copy_crds && echo "$tools/crds"; }
+# Prints the folder of DEFINITIONS; one that was made of another list is made anew.
+definition_folder() {
+  local made
+  made=$tools/definitions/$(cksum <<<"${DEFINITIONS[*]}" | cut -d ' ' -f 1)
+  install_tool "$made" definitions copy_definitions "$made" && echo "$tools/definitions"
+}
 
-copy_crds() {
-  local crd module version folder files source
-  rm -rf "$tools/crds" && mkdir -p "$tools/crds" || return
-  for crd in "${CRDS[@]}"; do
-    read -r module version folder files <<<"$crd"
-    source=$(cd "$tools/crds" && go mod download -json "$module@$version" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p') || return
+copy_definitions() {
+  local line module version folder files source
+  rm -rf "$tools/definitions" && mkdir -p "$tools/definitions" || return
+  for line in "${DEFINITIONS[@]}"; do
+    read -r module version folder files <<<"$line"
+    source=$(cd "$tools/definitions" && go mod download -json "$module@$version" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p') || return
     # shellcheck disable=SC2086
-    (cd "$source/$folder" && cp $files "$tools/crds") || return
+    (cd "$source/$folder" && cp $files "$tools/definitions") || return
   done
-  install -m 755 /dev/null "$tools/crds/done"
+  install -m 755 /dev/null "$1"
 }
 
 # Prints the folder of prometheus and promtool: those that are installed, else Debian's, which run from any folder.

@@ -1,10 +1,11 @@
 """What can be wrong with deploy/docker and deploy/kubernetes without a cluster to say so.
 
-usage: manifests.py REPOSITORY FOLDER-OF-CRDS OVERLAY.yaml…
+usage: manifests.py REPOSITORY FOLDER-OF-DEFINITIONS OVERLAY.yaml…
 
 Each OVERLAY.yaml is what `kubectl kustomize` made of an overlay; its name is the overlay's.
 """
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ PROVIDED_SECRETS = {
     "tls": {"identity-database", "booking-database", "booking-service-account", "identity-signing-keys", "identity-service-tls", "booking-service-tls"},
 }
 
-repository, crds = Path(sys.argv[1]), Path(sys.argv[2])
+repository, definitions = Path(sys.argv[1]), Path(sys.argv[2])
 wrong = []
 
 
@@ -44,7 +45,7 @@ def closed(schema):
 
 def custom_schemas():
     schemas = {}
-    for path in crds.glob("*.yaml"):
+    for path in definitions.glob("*.yaml"):
         for crd in yaml.safe_load_all(path.read_text()):
             if not crd or crd.get("kind") != "CustomResourceDefinition":
                 continue
@@ -110,6 +111,15 @@ def check_pods(where, objects, secrets):
                 expect(pod["terminationGracePeriodSeconds"] > drain, f"{name}: is killed before it has drained, after {drain} s")
 
 
+def check_backups(where, objects):
+    """Every database is archived to a store that is there, and has a schedule."""
+    stores, schedules = named(objects, "ObjectStore"), named(objects, "ScheduledBackup").values()
+    for name, cluster in named(objects, "Cluster").items():
+        used = {p["parameters"]["barmanObjectName"] for p in cluster["spec"].get("plugins", []) if p.get("isWALArchiver")}
+        expect(used and used <= stores.keys(), f"{where}: Cluster {name}: its WAL goes to {used or 'no store'}")
+        expect(name in {s["spec"]["cluster"]["name"] for s in schedules}, f"{where}: Cluster {name} has no ScheduledBackup")
+
+
 def check_services(where, objects):
     pods = [o["spec"]["template"] for o in objects if o["kind"] in ("Deployment", "StatefulSet")]
     for service in named(objects, "Service").values():
@@ -146,6 +156,9 @@ def check_routes(where, objects):
 def check_docker():
     docker = repository / "deploy/docker"
     compose = yaml.safe_load((docker / "compose.yaml").read_text())
+    schema = json.loads((definitions / "compose-spec.json").read_text())
+    for error in jsonschema.validators.validator_for(schema)(schema).iter_errors(compose):
+        expect(False, f"compose: {'.'.join(map(str, error.path))}: {error.message}")
     services = compose["services"]
     envoy = yaml.safe_load((docker / "envoy.yaml").read_text())["static_resources"]
     for name, service in services.items():
@@ -155,6 +168,9 @@ def check_docker():
         if target:
             unknown = {e for e in service["environment"] if e.startswith("ROWLOCK_")} - options(target)
             expect(not unknown, f"compose: {name} does not read {unknown}")
+            mounts = tuple(volume.split(":")[1] + "/" for volume in service.get("volumes", []))
+            files = {e: v for e, v in service["environment"].items() if e.endswith("_FILE") and not v.startswith(mounts)}
+            expect(not files, f"compose: {name}: not mounted: {files}")
     for cluster in envoy["clusters"]:
         for endpoint in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]:
             host = endpoint["endpoint"]["address"]["socket_address"]["address"]
@@ -177,6 +193,7 @@ def main():
         check_pods(path.stem, objects, PROVIDED_SECRETS[path.stem])
         check_services(path.stem, objects)
         check_routes(path.stem, objects)
+        check_backups(path.stem, objects)
     check_docker()
     for line in wrong:
         print(line, file=sys.stderr)
