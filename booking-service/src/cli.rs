@@ -112,6 +112,9 @@ pub struct RevocationArgs {
     /// until it expires
     #[arg(long, env = "ROWLOCK_IDENTITY_CLIENT_ID", value_name = "ID")]
     pub identity_client_id: Option<String>,
+    /// A file that holds the id, instead of --identity-client-id
+    #[arg(long, env = "ROWLOCK_IDENTITY_CLIENT_ID_FILE", value_name = "PATH")]
+    pub identity_client_id_file: Option<PathBuf>,
     /// The secret of the service account
     #[arg(long, env = "ROWLOCK_IDENTITY_CLIENT_SECRET", value_name = "TEXT", hide_env_values = true)]
     pub identity_client_secret: Option<String>,

@@ -154,12 +154,15 @@ impl RevocationArgs {
             self.identity_client_secret.is_some() || self.identity_client_secret_file.is_some();
         let file = self.identity_client_secret_file.as_deref();
         let client_secret = secret(secret_name, self.identity_client_secret, file, errors);
-        let client_id = self.identity_client_id.filter(|id| !id.trim().is_empty());
-        match (&client_id, secret_given) {
-            (Some(_), false) => errors.add(secret_name, "is required with a client id"),
-            (None, true) => errors
-                .add("--identity-client-id (ROWLOCK_IDENTITY_CLIENT_ID)", "is required with a client secret"),
-            (Some(_), true) | (None, false) => {}
+        let id_name = "--identity-client-id (ROWLOCK_IDENTITY_CLIENT_ID)";
+        let id = self.identity_client_id.filter(|id| !id.trim().is_empty());
+        let file = self.identity_client_id_file.as_deref();
+        let id_given = id.is_some() || file.is_some();
+        let client_id = secret(id_name, id, file, errors).map(|id| id.expose().to_owned());
+        match (id_given, secret_given) {
+            (true, false) => errors.add(secret_name, "is required with a client id"),
+            (false, true) => errors.add(id_name, "is required with a client secret"),
+            (true, true) | (false, false) => {}
         }
         let name = "--revocations-max-age (ROWLOCK_REVOCATIONS_MAX_AGE)";
         let (shortest, longest) = (Duration::from_secs(5), Duration::from_secs(3_600));
@@ -169,7 +172,7 @@ impl RevocationArgs {
             .map_or(longest, |Period(age)| age);
         let name = "--revocations-when-stale (ROWLOCK_REVOCATIONS_WHEN_STALE)";
         let when_stale = self.revocations_when_stale.take(name, errors).unwrap_or(WhenStale::Continue);
-        if when_stale == WhenStale::Refuse && client_id.is_none() {
+        if when_stale == WhenStale::Refuse && !id_given {
             errors.add(name, "is refuse, which needs --identity-client-id: nothing would ever be accepted");
         }
         let account = client_id

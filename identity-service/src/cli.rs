@@ -205,7 +205,8 @@ pub enum AdminCommand {
 /// What to do about service accounts.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ServiceAccountCommand {
-    /// Make a service account and print its credentials, this once, as the variables that booking-service takes
+    /// Make a service account and tell its credentials, this once: printed as the variables that booking-service takes,
+    /// or in files
     Create(Box<ServiceAccountCreateArgs>),
 }
 
@@ -215,6 +216,10 @@ pub struct ServiceAccountCreateArgs {
     /// What the account is for
     #[arg(long, value_name = "TEXT")]
     pub display_name: String,
+    /// Where to write the files `client-id` and `client-secret`, for their owner alone, instead of printing; with a
+    /// `client-id` there already, nothing is made
+    #[arg(long, value_name = "PATH")]
+    pub dir: Option<PathBuf>,
     /// The database.
     #[command(flatten)]
     pub database: DatabaseArgs,

@@ -21,6 +21,10 @@ use crate::hashing::PasswordHasher;
 use crate::serve::{self, APPLICATION_NAME};
 use crate::signing::KeyDir;
 use crate::sources::Sources;
+use crate::whole_file;
+
+/// Of `service-account create --dir`.
+const CLIENT_ID_FILE: &str = "client-id";
 
 /// Serves until SIGTERM or SIGINT.
 ///
@@ -124,10 +128,10 @@ pub async fn admin_create(args: AdminCreateArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Makes a service account and prints its credentials, as variables that a shell and a Secret can be made of.
+/// Makes a service account and tells its credentials: as variables that a shell and a Secret can be made of, or as files.
 ///
 /// # Errors
-/// If the name breaks rules, or the database fails.
+/// If the name breaks rules, the files cannot be written, or the database fails.
 pub async fn service_account_create(args: ServiceAccountCreateArgs) -> anyhow::Result<()> {
     let mut errors = ConfigErrors::default();
     let database = args.database.check(&mut errors);
@@ -137,11 +141,26 @@ pub async fn service_account_create(args: ServiceAccountCreateArgs) -> anyhow::R
     let mut violations = Violations::default();
     let display_name = display_name(&mut violations, "display-name", &args.display_name);
     violations.finish()?;
+    if let Some(dir) = &args.dir {
+        // Before the account: one whose secret could not be kept would be of no use.
+        whole_file::make_private_folder(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+        if dir.join(CLIENT_ID_FILE).exists() {
+            return say(&format!("{} has credentials already", dir.display()));
+        }
+    }
 
     let pool = database::pool(&database, APPLICATION_NAME).await;
     migrate::check_schema(&pool, &MIGRATOR).await?;
     let (account, secret) = create_first_service_account(&pool, &Sources::system(), display_name).await?;
     pool.close().await;
+    if let Some(dir) = &args.dir {
+        // The id comes last: where it is, the secret is.
+        for (name, text) in [("client-secret", secret.expose()), (CLIENT_ID_FILE, &account.client_id)] {
+            whole_file::write(dir, name, text.as_bytes(), 0o600)
+                .with_context(|| format!("{} cannot be written", dir.join(name).display()))?;
+        }
+        return say(&format!("{}: the credentials of service account {}", dir.display(), account.client_id));
+    }
     say(&format!("ROWLOCK_IDENTITY_CLIENT_ID={}", account.client_id))?;
     say(&format!("ROWLOCK_IDENTITY_CLIENT_SECRET={}", secret.expose()))
 }

@@ -32,6 +32,7 @@ pub mod serve;
 pub mod signing;
 pub mod sources;
 pub mod store;
+mod whole_file;
 
 /// The schema of this service's database.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/identity");

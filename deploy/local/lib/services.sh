@@ -71,12 +71,9 @@ prepare_services() {
   # shellcheck source=/dev/null
   (. "$state/local.env" && export ROWLOCK_ADMIN_PASSWORD && ROWLOCK_DATABASE_URL=$IDENTITY_DATABASE_URL \
     "$SERVICE_BIN/identity-service" admin create --email "$ROWLOCK_ADMIN_EMAIL")
-  # As whom booking learns of revocations. Its secret is told once: kept beside the keys, whole or not at all.
-  if [[ ! -f $state/keys/booking.env ]]; then
-    (umask 077 && ROWLOCK_DATABASE_URL=$IDENTITY_DATABASE_URL "$SERVICE_BIN/identity-service" service-account create \
-      --display-name booking-service >"$state/keys/booking.env.new")
-    mv "$state/keys/booking.env.new" "$state/keys/booking.env"
-  fi
+  # As whom booking learns of revocations. Its secret is told once.
+  ROWLOCK_DATABASE_URL=$IDENTITY_DATABASE_URL "$SERVICE_BIN/identity-service" service-account create \
+    --display-name booking-service --dir "$state/keys/booking-service"
 }
 
 # start_services REPLICAS: returns when all of them serve.
@@ -97,15 +94,13 @@ start_identity() {
 }
 
 # start_booking REPLICA: with the service account by which it learns of revocations.
-start_booking() (
-  set -a
-  # shellcheck source=/dev/null
-  . "$state/keys/booking.env"
-  set +a
+start_booking() {
   ROWLOCK_DATABASE_URL=$BOOKING_DATABASE_URL ROWLOCK_IDENTITY_ADDR=$IDENTITY_ADDR \
+    ROWLOCK_IDENTITY_CLIENT_ID_FILE=$state/keys/booking-service/client-id \
+    ROWLOCK_IDENTITY_CLIENT_SECRET_FILE=$state/keys/booking-service/client-secret \
     ROWLOCK_GRPC_ADDR=127.0.0.1:$((GRPC_BASE + 1 + $1)) ROWLOCK_HTTP_ADDR=127.0.0.1:$((HTTP_BASE + 1 + $1)) \
     launch "$state/run/booking-$1" "$state/logs/booking-$1.log" "$SERVICE_BIN/booking-service" serve
-)
+}
 
 # await_service NAME PROGRAM ADDRESS
 await_service() {

@@ -1,11 +1,12 @@
 //! The directory that the keys lie in.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{KeyInvalid, KeyRing, SigningAlgorithm, SigningKey};
+use crate::whole_file;
 
 /// The file that names the key which signs.
 const MARKER: &str = "signing";
@@ -119,11 +120,11 @@ impl KeyDir {
     /// # Errors
     /// [`KeyDirError`]; nothing is left behind then.
     pub fn generate(&self, algorithm: SigningAlgorithm, activate: bool) -> Result<SigningKey, KeyDirError> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.path)
-            .map_err(|cause| KeyDirError::File { path: self.path.clone(), action: "made", cause })?;
+        whole_file::make_private_folder(&self.path).map_err(|cause| KeyDirError::File {
+            path: self.path.clone(),
+            action: "made",
+            cause,
+        })?;
         let before = self.keys()?;
         let invalid = |cause| KeyDirError::Invalid { path: self.path.join("a new key"), cause };
         let pem = algorithm.generate_pem().map_err(invalid)?;
@@ -201,21 +202,11 @@ impl KeyDir {
         self.write(MARKER, format!("{kid}\n").as_bytes(), 0o644)
     }
 
-    /// Writes a whole file or nothing: a reader, or a crash, never meets half a key.
     fn write(&self, name: &str, contents: &[u8], mode: u32) -> Result<(), KeyDirError> {
-        let path = self.path.join(name);
-        let partial = self.path.join(format!(".{name}.{}.partial", std::process::id()));
-        let written = || -> io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&partial)?;
-            file.write_all(contents)?;
-            file.sync_all()?;
-            fs::rename(&partial, &path)?;
-            fs::File::open(&self.path)?.sync_all()
-        };
-        written().map_err(|cause| {
-            // Whether or not it was made; the first error is the one to tell.
-            let _ = fs::remove_file(&partial);
-            KeyDirError::File { path, action: "written", cause }
+        whole_file::write(&self.path, name, contents, mode).map_err(|cause| KeyDirError::File {
+            path: self.path.join(name),
+            action: "written",
+            cause,
         })
     }
 }

@@ -285,6 +285,44 @@ async fn a_service_account_is_made_before_there_is_an_admin_and_its_secret_is_to
 }
 
 #[tokio::test]
+async fn the_credentials_of_a_service_account_are_kept_in_files_and_made_once() {
+    let database = TestCluster::database("identity", &MIGRATOR).await;
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("deep").join("account");
+    let create = |dir: &Path| {
+        let dir = dir.to_str().unwrap();
+        let mut create = binary(&["service-account", "create", "--display-name", "booking", "--dir", dir]);
+        create.env("ROWLOCK_DATABASE_URL", &database.url);
+        run(create, "")
+    };
+    let (code, out, err) = create(&kept);
+    assert!(code == 0, "{out}{err}");
+    let read = |name: &str| std::fs::read_to_string(kept.join(name)).unwrap();
+    let request =
+        IssueServiceTokenRequest { client_id: read("client-id"), client_secret: read("client-secret") };
+    assert!(!out.contains(&request.client_secret) && !err.contains(&request.client_secret), "{out}{err}");
+    for name in ["client-id", "client-secret"] {
+        let mode = std::fs::metadata(kept.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+
+    let (_keys, keys) = keys();
+    let serving = Serving::start(&database, &keys, "info");
+    AuthServiceClient::new(connect(&serving).await).issue_service_token(request.clone()).await.unwrap();
+
+    let (code, out, err) = create(&kept);
+    assert!(code == 0 && out.contains("already"), "{out}{err}");
+    assert_eq!(read("client-secret"), request.client_secret);
+    let (code, out, err) = create(Path::new("/dev/null/account"));
+    assert!(code == 1 && err.contains("cannot be made"), "{out}{err}");
+    let accounts: i64 = sqlx::query_scalar("SELECT count(*) FROM service_accounts")
+        .fetch_one(&database.pool(1))
+        .await
+        .unwrap();
+    assert_eq!(accounts, 1, "neither of them made another");
+}
+
+#[tokio::test]
 async fn an_admins_password_keeps_the_rules() {
     let database = TestCluster::database("identity", &MIGRATOR).await;
     for (input, complaint) in [("", "is required"), ("short 7\n", "at least 8"), ("password123\n", "common")]
