@@ -52,8 +52,14 @@ pub(crate) struct Serving {
 impl Serving {
     /// Starts it and waits until it listens.
     pub(crate) fn start(database: &TestDatabase, keys: &str, log_filter: &str) -> Self {
+        Self::with(database, keys, &["--log-filter", log_filter])
+    }
+
+    /// With these arguments besides what it needs.
+    pub(crate) fn with(database: &TestDatabase, keys: &str, arguments: &[&str]) -> Self {
         let mut child = binary(&["serve", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"])
-            .args(["--keys-dir", keys, "--log-filter", log_filter, "--drain-grace", "10s"])
+            .args(["--keys-dir", keys, "--drain-grace", "10s"])
+            .args(arguments)
             .env("ROWLOCK_DATABASE_URL", &database.url)
             .stderr(Stdio::piped())
             .spawn()

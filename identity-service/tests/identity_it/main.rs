@@ -30,4 +30,5 @@ mod sign_in;
 mod sign_up;
 mod tls;
 mod tokens;
+mod traces;
 mod users;
