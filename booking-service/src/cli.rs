@@ -136,7 +136,7 @@ pub struct SeatingArgs {
     /// Database sessions that seat, each with one batch at a time, 1 to 64
     #[arg(long, env = "ROWLOCK_SEATING_SESSIONS", value_name = "N", default_value = "2")]
     pub seating_sessions: Checked<usize>,
-    /// Commands that may wait to be seated before further ones are refused, half of them for one event, 1 to 1000000
+    /// Commands that may wait to be seated or be under way before further ones are refused, half of them for one event, 1 to 1000000
     #[arg(long, env = "ROWLOCK_SEATING_QUEUE", value_name = "N", default_value = "16384")]
     pub seating_queue: Checked<usize>,
     /// How long a batch waits for an event that somebody else has locked before it goes on without it, 1ms to 10s

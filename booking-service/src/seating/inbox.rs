@@ -84,13 +84,15 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    /// Room for `limit` commands, half of which one event may take.
+    /// Room for `limit` commands, half of which one event may take, with those that sessions have in their hands: what is
+    /// put back finds its place again.
     pub(super) fn new(limit: usize) -> Self {
         let state = State {
             events: HashMap::new(),
             ready: VecDeque::new(),
             busy: HashSet::new(),
             waiting: 0,
+            taken: 0,
             limit,
             closed: false,
             swept: None,
@@ -186,8 +188,10 @@ struct State {
     ready: VecDeque<Uuid>,
     /// Events whose lock was not to be had in time.
     busy: HashSet<Uuid>,
-    /// Commands of all events.
+    /// Commands of all events that no session has.
     waiting: usize,
+    /// Commands of all events that sessions have.
+    taken: usize,
     limit: usize,
     closed: bool,
     /// When the dead were last looked for.
@@ -199,8 +203,10 @@ struct State {
 struct Waiting {
     /// In order of arrival.
     commands: VecDeque<Pending>,
-    /// Whether a session has some of its commands.
-    taken: bool,
+    /// Whether it is with a session.
+    is_taken: bool,
+    /// How many of its commands that session has.
+    taken: usize,
     busy: Option<Busy>,
 }
 
@@ -217,7 +223,7 @@ impl State {
             }
         }
         let event = self.events.entry(event_id).or_default();
-        if event.commands.is_empty() && !event.taken && event.busy.is_none() {
+        if event.commands.is_empty() && !event.is_taken && event.busy.is_none() {
             self.ready.push_back(event_id);
         }
         event.commands.push_back(pending);
@@ -226,8 +232,9 @@ impl State {
     }
 
     fn is_full(&self, event_id: Uuid) -> bool {
-        self.waiting >= self.limit
-            || self.events.get(&event_id).is_some_and(|event| event.commands.len() >= self.limit.div_ceil(2))
+        let of_one = |event: &Waiting| event.commands.len() + event.taken;
+        self.waiting + self.taken >= self.limit
+            || self.events.get(&event_id).map_or(0, of_one) >= self.limit.div_ceil(2)
     }
 
     /// Makes room where commands wait whose callers do not any more.
@@ -245,7 +252,7 @@ impl State {
         let mut until = None;
         let (mut again, mut look) = (None, Vec::new());
         for &event_id in &self.busy {
-            let Some(event) = self.events.get(&event_id).filter(|event| !event.taken) else { continue };
+            let Some(event) = self.events.get(&event_id).filter(|event| !event.is_taken) else { continue };
             let Some(busy) = &event.busy else { continue };
             if busy.may_wait(now) {
                 again = Some(event_id);
@@ -297,7 +304,7 @@ impl State {
     }
 
     fn batch(&self, commands: Vec<Pending>, events: Vec<Uuid>, locking: Locking) -> Next {
-        let busy = |id| self.events.get(id).is_some_and(|event| !event.taken);
+        let busy = |id| self.events.get(id).is_some_and(|event| !event.is_taken);
         let more = !self.ready.is_empty() || self.busy.iter().any(busy);
         Next::Batch { commands, events, locking, more }
     }
@@ -305,7 +312,7 @@ impl State {
     /// Takes up to `limit` commands of an event, without those that nobody waits for.
     fn take_from(&mut self, event_id: Uuid, limit: usize, commands: &mut Vec<Pending>) {
         let Some(event) = self.events.get_mut(&event_id) else { return };
-        event.taken = true;
+        event.is_taken = true;
         let enough = commands.len() + limit;
         while commands.len() < enough
             && let Some(pending) = event.commands.pop_front()
@@ -318,6 +325,8 @@ impl State {
             // The end of an event is carried out by statements that come last in their batch (see `Ending`).
             let last = matches!(pending.command.action, Action::CancelEvent { .. });
             commands.push(pending);
+            event.taken += 1;
+            self.taken += 1;
             if last {
                 break;
             }
@@ -335,7 +344,8 @@ impl State {
         }
         for event_id in events {
             let Some(event) = self.events.get_mut(event_id) else { continue };
-            event.taken = false;
+            event.is_taken = false;
+            self.taken -= std::mem::take(&mut event.taken);
             if !undecided.contains(event_id) {
                 event.busy = None;
             } else if timed_out {
@@ -523,6 +533,23 @@ mod tests {
         }
         assert_eq!(inbox.push(command(2, 0).0), Err(CommandError::Overloaded));
         assert_eq!(inbox.waiting(), 100);
+    }
+
+    #[tokio::test]
+    async fn what_a_session_has_takes_room_until_it_is_done_with() {
+        let (inbox, _answers) = inbox(100, &[(1, 50), (2, 49)]);
+        let mut batch = next(&inbox).await;
+        assert_eq!(inbox.push(command(1, 50).0), Err(CommandError::Overloaded));
+        let all = std::mem::take(&mut batch.commands);
+        batch.put_back(all);
+        drop(batch);
+        assert_eq!(inbox.push(command(1, 50).0), Err(CommandError::Overloaded));
+        drop(next(&inbox).await);
+        let (neighbours, _others): (Vec<_>, Vec<_>) = (0..100).map(|event| command(100 + event, 0)).unzip();
+        for neighbour in neighbours {
+            assert_eq!(inbox.push(neighbour), Ok(()));
+        }
+        assert_eq!(inbox.push(command(300, 0).0), Err(CommandError::Overloaded));
     }
 
     #[tokio::test]

@@ -40,7 +40,7 @@ const MEASURE: Duration = Duration::from_secs(1);
 pub struct SeatingConfig {
     /// Database sessions, each with one batch at a time.
     pub sessions: usize,
-    /// Commands that may wait, half of them for one event; more are refused at once.
+    /// Commands that may wait or be under way, half of them for one event; more are refused at once.
     pub queue: usize,
     /// How long a batch waits for an event's lock before it goes on without that event.
     pub lock_timeout: Duration,
