@@ -68,6 +68,12 @@ pub enum CheckState {
     Unready(String),
 }
 
+impl CheckState {
+    fn lets_traffic_come(&self) -> bool {
+        !matches!(self, Self::Unready(_))
+    }
+}
+
 /// What [`Readiness`] knows at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadinessSnapshot {
@@ -81,7 +87,7 @@ impl ReadinessSnapshot {
     /// Whether traffic may come: every check is ready and the shutdown has not begun.
     #[must_use]
     pub fn all_ready(&self) -> bool {
-        !self.draining && !self.checks.values().any(|state| matches!(state, CheckState::Unready(_)))
+        !self.draining && self.checks.values().all(CheckState::lets_traffic_come)
     }
 
     /// For `/readyz`: `{"ready":false,"draining":false,"checks":{"database":"unreachable"}}`; a check that is ready says
@@ -151,7 +157,7 @@ impl Readiness {
     }
 
     fn set(&self, name: &'static str, state: CheckState) {
-        metrics::gauge!("ready", "check" => name).set(f64::from(u8::from(state == CheckState::Ready)));
+        metrics::gauge!("ready", "check" => name).set(f64::from(u8::from(state.lets_traffic_come())));
         let changed = self.0.send_if_modified(|snapshot| {
             if snapshot.checks.get(name) == Some(&state) {
                 return false;
@@ -195,6 +201,8 @@ impl ReadinessHandle {
 
 #[cfg(test)]
 mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
     use super::*;
 
     #[test]
@@ -218,6 +226,22 @@ mod tests {
         database.set_ready();
         readiness.drain();
         assert!(!readiness.all_ready());
+    }
+
+    #[test]
+    fn the_metric_is_0_only_where_traffic_may_not_come() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let shown = |expected: &str| recorder.handle().render().contains(expected);
+        metrics::with_local_recorder(&recorder, || {
+            let check = Readiness::new().register("revocations");
+            assert!(shown("ready{check=\"revocations\"} 0\n"));
+            check.set_degraded("they are not known");
+            assert!(shown("ready{check=\"revocations\"} 1\n"));
+            check.set_unready("they are not known");
+            assert!(shown("ready{check=\"revocations\"} 0\n"));
+            check.set_ready();
+            assert!(shown("ready{check=\"revocations\"} 1\n"));
+        });
     }
 
     #[tokio::test]
