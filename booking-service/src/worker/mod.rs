@@ -3,7 +3,7 @@
 //! Every replica does all of it, without a leader. Whatever is due goes through seating like anyone's command and is
 //! judged again under the event's lock: two replicas that find the same hold release it once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,32 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the rest is looked after.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 
+/// How many lapsed holds and offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Count {
+    holds: usize,
+    offers: usize,
+}
+
+impl Count {
+    fn of(actions: &[Action]) -> Self {
+        let holds = actions.iter().filter(|action| matches!(action, Action::ExpireHold { .. })).count();
+        Self { holds, offers: actions.len() - holds }
+    }
+
+    fn and<'a>(self, others: impl Iterator<Item = &'a Self>) -> Self {
+        others.fold(self, |sum, other| Self {
+            holds: sum.holds + other.holds,
+            offers: sum.offers + other.offers,
+        })
+    }
+
+    fn tell(self) {
+        metrics::gauge!("booking_holds_due").set(f64::from(u32::try_from(self.holds).unwrap_or(u32::MAX)));
+        metrics::gauge!("booking_offers_due").set(f64::from(u32::try_from(self.offers).unwrap_or(u32::MAX)));
+    }
+}
+
 /// What works by itself, and how.
 #[derive(Clone, Debug)]
 pub struct Worker {
@@ -49,15 +75,15 @@ impl Worker {
     /// Ends holds and offers.
     async fn expire(&self) {
         let mut running = FuturesUnordered::new();
-        // Events whose expiries are under way. One whose lock somebody keeps holds up its own, nobody else's.
-        let mut busy: HashSet<Uuid> = HashSet::new();
+        // Events whose expiries are under way, and how many. One whose lock somebody keeps holds up its own, nobody else's.
+        let mut busy: HashMap<Uuid, Count> = HashMap::new();
         loop {
             let (due, full) = self.due(&busy).await.unwrap_or_else(|error| {
                 tracing::debug!(%error, "cannot look for lapsed holds and offers");
                 Default::default()
             });
             for (event_id, actions) in due {
-                busy.insert(event_id);
+                busy.insert(event_id, Count::of(&actions));
                 running.push(self.end(event_id, actions));
             }
             let next = sleep(LOOK);
@@ -78,12 +104,18 @@ impl Worker {
     }
 
     /// What is due, by event, and whether there may be more.
-    async fn due(&self, busy: &HashSet<Uuid>) -> Result<(HashMap<Uuid, Vec<Action>>, bool), StoreError> {
-        let busy: Vec<Uuid> = busy.iter().copied().collect();
-        let (holds, offers) =
-            tokio::try_join!(due::holds(&self.pool, &busy, ROUND), due::offers(&self.pool, &busy, ROUND))?;
-        metrics::gauge!("booking_holds_due").set(f64::from(u32::try_from(holds.len()).unwrap_or(u32::MAX)));
-        metrics::gauge!("booking_offers_due").set(f64::from(u32::try_from(offers.len()).unwrap_or(u32::MAX)));
+    async fn due(
+        &self,
+        busy: &HashMap<Uuid, Count>,
+    ) -> Result<(HashMap<Uuid, Vec<Action>>, bool), StoreError> {
+        let except: Vec<Uuid> = busy.keys().copied().collect();
+        let (holds, offers) = tokio::try_join!(
+            due::holds(&self.pool, &except, ROUND),
+            due::offers(&self.pool, &except, ROUND)
+        )?;
+        // With what is under way: an event that is stuck is found once and not looked for again, and is due all the same.
+        let found = Count { holds: holds.len(), offers: offers.len() };
+        found.and(busy.values()).tell();
         let full = i64::try_from(holds.len().max(offers.len())).unwrap_or(ROUND) >= ROUND;
         let mut due: HashMap<Uuid, Vec<Action>> = HashMap::new();
         for (event_id, registration_id) in holds {
@@ -129,5 +161,20 @@ impl Worker {
             while changes::trim(&self.pool, keep, ROUND).await? == ROUND {}
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_under_way_is_due_too() {
+        let hold = || Action::ExpireHold { registration_id: Uuid::from_u128(1) };
+        let offer = || Action::ExpireOffer { entry_id: Uuid::from_u128(2) };
+        let under_way = [Count::of(&[hold(), offer(), hold()]), Count::of(&[offer()])];
+        assert_eq!(under_way, [Count { holds: 2, offers: 1 }, Count { holds: 0, offers: 1 }]);
+        let found = Count { holds: 5, offers: 0 };
+        assert_eq!(found.and(under_way.iter()), Count { holds: 7, offers: 2 });
     }
 }
