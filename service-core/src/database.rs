@@ -145,9 +145,10 @@ where
         if tries == MAX_TRIES {
             break Err(error);
         }
-        let code = error.database().map(code).unwrap_or_default();
+        let code = error.database().map(code).filter(|code| !code.is_empty());
+        let code = code.unwrap_or_else(|| "connection".to_owned());
         tracing::debug!(tx = name, tries, %code, "transaction is tried again");
-        metrics::counter!("db_transaction_retries_total", "tx" => name).increment(1);
+        metrics::counter!("db_transaction_retries_total", "tx" => name, "code" => code).increment(1);
         let longest = FIRST_PAUSE * (1 << tries);
         // Bound first: the generator is not `Send` and must not live across the await.
         let pause = rand::rng().random_range(Duration::ZERO..=longest);
