@@ -46,9 +46,18 @@ impl Busy {
         now >= self.look_again
     }
 
-    /// When it is looked at or waited for next.
-    pub(super) fn next(&self) -> Instant {
-        if self.timeouts <= WAITS { self.look_again.min(self.wait_again) } else { self.look_again }
+    /// When it is looked at or waited for next, if not now.
+    pub(super) fn next(&self, now: Instant) -> Instant {
+        if self.timeouts <= WAITS && self.wait_again > now {
+            self.look_again.min(self.wait_again)
+        } else {
+            self.look_again
+        }
+    }
+
+    /// Whether it was last found busy longer ago than that.
+    pub(super) fn was_before(&self, now: Instant, memory: Duration) -> bool {
+        now >= self.look_again + memory
     }
 }
 
@@ -76,6 +85,6 @@ mod tests {
         let mut busy = Busy::timed_out(None, now);
         assert!(busy.may_look(now));
         busy.looked(now);
-        assert!(!busy.may_look(now) && busy.next() == now + LOOK_PAUSE && busy.may_look(busy.next()));
+        assert!(!busy.may_look(now) && busy.next(now) == now + LOOK_PAUSE && busy.may_look(busy.next(now)));
     }
 }

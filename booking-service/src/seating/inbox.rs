@@ -1,7 +1,7 @@
 //! What waits to be seated, event by event.
 //!
-//! Each event has a queue of its own, first come, first served. Sessions take whole events in turn, the one that has been
-//! ready longest first, and an event is with one session at a time. So an event's crowd neither delays its neighbours by
+//! Each event has a queue of its own, first come, first served. Runners take whole events in turn, the one that has been
+//! ready longest first, and an event is with one runner at a time. So an event's crowd neither delays its neighbours by
 //! more than a batch nor takes their places in the inbox.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -24,6 +24,9 @@ pub(super) const BATCH: usize = 256;
 const CROWD: usize = 64;
 /// How many commands for one busy event are tried at a time.
 const BUSY_BATCH: usize = 64;
+/// How long it is remembered that an event was busy when nobody asks for it any more: the next who does would otherwise
+/// have its neighbours wait for its lock again.
+const BUSY_MEMORY: Duration = Duration::from_secs(5);
 /// How often a full inbox is searched for commands that nobody waits for any more.
 const SWEEP_PAUSE: Duration = Duration::from_millis(10);
 
@@ -36,7 +39,7 @@ pub(super) enum Locking {
     IfFree,
 }
 
-/// Commands for one transaction, whose events are with one session until it is dropped.
+/// Commands for one transaction, whose events are with one runner until it is dropped.
 #[derive(Debug)]
 pub(super) struct Batch {
     /// In order of arrival for each event.
@@ -75,22 +78,24 @@ impl Drop for Batch {
     }
 }
 
-/// The way from the calls to the sessions.
+/// The way from the calls to the runners.
 #[derive(Debug)]
 pub(super) struct Inbox {
     state: Mutex<State>,
-    /// Wakes a session. One that leaves something behind wakes the next.
+    /// Wakes a runner. One that leaves something behind wakes the next.
     changed: Notify,
 }
 
 impl Inbox {
-    /// Room for `limit` commands, half of which one event may take, with those that sessions have in their hands: what is
+    /// Room for `limit` commands, half of which one event may take, with those that runners have in their hands: what is
     /// put back finds its place again.
     pub(super) fn new(limit: usize) -> Self {
         let state = State {
             events: HashMap::new(),
             ready: VecDeque::new(),
             busy: HashSet::new(),
+            waited_for: None,
+            others_first: false,
             waiting: 0,
             taken: 0,
             limit,
@@ -122,7 +127,7 @@ impl Inbox {
         self.changed.notify_one();
     }
 
-    /// Waits for something to do. `None`: closed, and everything that was accepted is decided or with another session.
+    /// Waits for something to do. `None`: closed, and everything that was accepted is decided or with another runner.
     pub(super) async fn next(self: &Arc<Self>) -> Option<Batch> {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
@@ -133,18 +138,10 @@ impl Inbox {
                     if more {
                         self.changed.notify_one();
                     }
-                    let inbox = Arc::clone(self);
-                    return Some(Batch {
-                        commands,
-                        locking,
-                        events,
-                        put_back: Vec::new(),
-                        timed_out: false,
-                        inbox,
-                    });
+                    return Some(self.batch(commands, events, locking));
                 }
                 Next::Over => {
-                    // The other sessions are to see it as well.
+                    // The other runners are to see it as well.
                     self.changed.notify_one();
                     return None;
                 }
@@ -159,6 +156,10 @@ impl Inbox {
         }
     }
 
+    fn batch(self: &Arc<Self>, commands: Vec<Pending>, events: Vec<Uuid>, locking: Locking) -> Batch {
+        Batch { commands, locking, events, put_back: Vec::new(), timed_out: false, inbox: Arc::clone(self) }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -170,7 +171,7 @@ enum Next {
         commands: Vec<Pending>,
         events: Vec<Uuid>,
         locking: Locking,
-        /// Whether there is something for another session, too, be it only to look at a busy event in time.
+        /// Whether there is something for another runner, too, be it only to look at a busy event in time.
         more: bool,
     },
     Nothing {
@@ -182,15 +183,19 @@ enum Next {
 
 #[derive(Debug)]
 struct State {
-    /// Those for which something waits, and those that are with a session.
+    /// Those for which something waits, those that are with a runner, and those that were busy a moment ago.
     events: HashMap<Uuid, Waiting>,
-    /// Events for which something waits, not busy and with no session, in the order in which they became so.
+    /// Events for which something waits, not busy and with no runner, in the order in which they became so. Each once.
     ready: VecDeque<Uuid>,
     /// Events whose lock was not to be had in time.
     busy: HashSet<Uuid>,
-    /// Commands of all events that no session has.
+    /// The busy event whose lock a runner waits for: one at a time, or many would keep all runners from the others.
+    waited_for: Option<Uuid>,
+    /// Whether a busy event was waited for since others had their turn.
+    others_first: bool,
+    /// Commands of all events that no runner has.
     waiting: usize,
-    /// Commands of all events that sessions have.
+    /// Commands of all events that runners have.
     taken: usize,
     limit: usize,
     closed: bool,
@@ -203,9 +208,11 @@ struct State {
 struct Waiting {
     /// In order of arrival.
     commands: VecDeque<Pending>,
-    /// Whether it is with a session.
+    /// Whether it is among those that are ready.
+    is_ready: bool,
+    /// Whether it is with a runner.
     is_taken: bool,
-    /// How many of its commands that session has.
+    /// How many of its commands that runner has.
     taken: usize,
     busy: Option<Busy>,
 }
@@ -223,7 +230,8 @@ impl State {
             }
         }
         let event = self.events.entry(event_id).or_default();
-        if event.commands.is_empty() && !event.is_taken && event.busy.is_none() {
+        if !event.is_ready && !event.is_taken && event.busy.is_none() {
+            event.is_ready = true;
             self.ready.push_back(event_id);
         }
         event.commands.push_back(pending);
@@ -249,34 +257,75 @@ impl State {
     }
 
     fn take(&mut self, now: Instant) -> Next {
-        let mut until = None;
+        let until = match self.take_busy(now) {
+            Next::Nothing { until } => until,
+            batch => return batch,
+        };
+        if let Some(batch) = self.take_ready() {
+            return batch;
+        }
+        if self.closed && self.waiting == 0 {
+            return Next::Over;
+        }
+        Next::Nothing { until }
+    }
+
+    /// Takes commands of busy events that are to be tried now.
+    fn take_busy(&mut self, now: Instant) -> Next {
+        let events = &mut self.events;
+        self.busy.retain(|event_id| {
+            let forgotten = events.get(event_id).is_none_or(|event| {
+                event.commands.is_empty() && !event.is_taken && event.was_busy_before(now)
+            });
+            if forgotten {
+                events.remove(event_id);
+            }
+            !forgotten
+        });
+        let may_wait = self.waited_for.is_none() && !(self.others_first && !self.ready.is_empty());
+        let mut until: Option<Instant> = None;
         let (mut again, mut look) = (None, Vec::new());
         for &event_id in &self.busy {
-            let Some(event) = self.events.get(&event_id).filter(|event| !event.is_taken) else { continue };
-            let Some(busy) = &event.busy else { continue };
-            if busy.may_wait(now) {
+            let Some(event) = self.events.get(&event_id) else { continue };
+            let Some(busy) = event.busy.as_ref().filter(|_| !event.is_taken && !event.commands.is_empty())
+            else {
+                continue;
+            };
+            if may_wait && busy.may_wait(now) {
                 again = Some(event_id);
             } else if busy.may_look(now) {
                 look.push(event_id);
             } else {
-                let next = busy.next();
-                until = Some(until.map_or(next, |until: Instant| until.min(next)));
+                until = Some(until.map_or(busy.next(now), |until| until.min(busy.next(now))));
             }
         }
         let mut commands = Vec::new();
         if let Some(event_id) = again {
             // Alone: it may be in vain again.
             self.take_from(event_id, BATCH, &mut commands);
+            self.waited_for = Some(event_id);
+            self.others_first = true;
             return self.batch(commands, vec![event_id], Locking::Wait);
         }
-        if !look.is_empty() {
-            for &event_id in &look {
-                self.take_from(event_id, BUSY_BATCH, &mut commands);
+        let mut events = Vec::new();
+        for event_id in look {
+            if commands.len() >= BATCH {
+                break;
             }
-            return self.batch(commands, look, Locking::IfFree);
+            self.take_from(event_id, BUSY_BATCH.min(BATCH - commands.len()), &mut commands);
+            events.push(event_id);
         }
+        if events.is_empty() {
+            Next::Nothing { until }
+        } else {
+            self.batch(commands, events, Locking::IfFree)
+        }
+    }
 
+    /// Takes commands of the events whose turn it is.
+    fn take_ready(&mut self) -> Option<Next> {
         let (mut events, mut crowds) = (Vec::new(), Vec::new());
+        let mut commands = Vec::new();
         while commands.len() < BATCH
             && let Some(event_id) = self.ready.pop_front()
         {
@@ -294,17 +343,16 @@ impl State {
         for event_id in crowds.into_iter().rev() {
             self.ready.push_front(event_id);
         }
-        if !events.is_empty() {
-            return self.batch(commands, events, Locking::Wait);
+        if events.is_empty() {
+            return None;
         }
-        if self.closed && self.waiting == 0 {
-            return Next::Over;
-        }
-        Next::Nothing { until }
+        self.others_first = false;
+        Some(self.batch(commands, events, Locking::Wait))
     }
 
     fn batch(&self, commands: Vec<Pending>, events: Vec<Uuid>, locking: Locking) -> Next {
-        let busy = |id| self.events.get(id).is_some_and(|event| !event.is_taken);
+        let busy =
+            |id| self.events.get(id).is_some_and(|event| !event.is_taken && !event.commands.is_empty());
         let more = !self.ready.is_empty() || self.busy.iter().any(busy);
         Next::Batch { commands, events, locking, more }
     }
@@ -312,6 +360,7 @@ impl State {
     /// Takes up to `limit` commands of an event, without those that nobody waits for.
     fn take_from(&mut self, event_id: Uuid, limit: usize, commands: &mut Vec<Pending>) {
         let Some(event) = self.events.get_mut(&event_id) else { return };
+        event.is_ready = false;
         event.is_taken = true;
         let enough = commands.len() + limit;
         while commands.len() < enough
@@ -333,7 +382,7 @@ impl State {
         }
     }
 
-    /// A session is done with these events.
+    /// A runner is done with these events.
     fn release(&mut self, events: &[Uuid], put_back: Vec<Pending>, timed_out: bool, now: Instant) {
         let undecided: HashSet<Uuid> = put_back.iter().map(|pending| pending.command.event_id).collect();
         for pending in put_back.into_iter().rev() {
@@ -345,29 +394,37 @@ impl State {
         for event_id in events {
             let Some(event) = self.events.get_mut(event_id) else { continue };
             event.is_taken = false;
-            self.taken -= std::mem::take(&mut event.taken);
-            if !undecided.contains(event_id) {
+            let tried = std::mem::take(&mut event.taken);
+            self.taken -= tried;
+            if tried > 0 && !undecided.contains(event_id) {
                 event.busy = None;
             } else if timed_out {
                 event.busy = Some(Busy::timed_out(event.busy, now));
             } else if let Some(busy) = &mut event.busy {
                 busy.looked(now);
             }
-            if event.commands.is_empty() {
-                // Also forgets that it was busy: nobody asks for it any more.
-                self.events.remove(event_id);
-                self.busy.remove(event_id);
-            } else if event.busy.is_some() {
+            if event.busy.is_some() {
                 self.busy.insert(*event_id);
+                continue;
+            }
+            self.busy.remove(event_id);
+            if event.commands.is_empty() {
+                self.events.remove(event_id);
             } else {
-                self.busy.remove(event_id);
+                event.is_ready = true;
                 self.ready.push_back(*event_id);
             }
         }
+        self.waited_for = self.waited_for.filter(|event_id| !events.contains(event_id));
     }
 }
 
 impl Waiting {
+    /// Whether it was busy, and so long ago that it need not be remembered.
+    fn was_busy_before(&self, now: Instant) -> bool {
+        self.busy.is_none_or(|busy| busy.was_before(now, BUSY_MEMORY))
+    }
+
     /// Answers those that nobody waits for and says how many they were.
     fn drop_dead(&mut self) -> usize {
         let before = self.commands.len();
@@ -465,7 +522,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_event_is_with_one_session_at_a_time() {
+    async fn an_event_is_with_one_runner_at_a_time() {
         let (inbox, mut answers) = inbox(10_000, &[(1, 3)]);
         let first = next(&inbox).await;
         let (late, answer) = command(1, 3);
@@ -508,6 +565,111 @@ mod tests {
         assert_eq!((numbers(&again), again.locking), (vec![0, 1, 2, 3], Locking::IfFree));
     }
 
+    /// What a runner would take after that time.
+    fn next_after(inbox: &Arc<Inbox>, time: Duration) -> Option<Batch> {
+        let next = inbox.state().take(Instant::now() + time);
+        match next {
+            Next::Batch { commands, events, locking, .. } => Some(inbox.batch(commands, events, locking)),
+            Next::Nothing { .. } | Next::Over => None,
+        }
+    }
+
+    /// Takes a batch in which waiting was in vain.
+    async fn wait_in_vain(inbox: &Arc<Inbox>) {
+        let mut batch = next(inbox).await;
+        assert_eq!(batch.locking, Locking::Wait);
+        let all = std::mem::take(&mut batch.commands);
+        batch.timed_out();
+        batch.put_back(all);
+    }
+
+    /// Takes a batch of which nothing was free.
+    async fn look_in_vain(inbox: &Arc<Inbox>) {
+        let batch = next(inbox).await;
+        assert_eq!(batch.locking, Locking::IfFree);
+        batch.give_up();
+    }
+
+    impl Batch {
+        /// Nothing of it could be decided.
+        fn give_up(mut self) {
+            let all = std::mem::take(&mut self.commands);
+            self.put_back(all);
+        }
+    }
+
+    #[tokio::test]
+    async fn of_many_busy_events_one_is_waited_for_at_a_time_and_others_have_their_turn_between() {
+        let busy: Vec<(u128, usize)> = (1..=20).map(|event| (event, 5)).collect();
+        let (inbox, mut answers) = inbox(10_000, &busy);
+        wait_in_vain(&inbox).await;
+        look_in_vain(&inbox).await;
+        let waits = next_after(&inbox, Duration::from_millis(300)).unwrap();
+        assert_eq!((shape(&waits).len(), waits.locking), (1, Locking::Wait));
+        let (other, answer) = command(99, 0);
+        inbox.push(other).unwrap();
+        answers.push(answer);
+        let looks = next_after(&inbox, Duration::from_millis(300)).unwrap();
+        assert_eq!(
+            (shape(&looks).len(), looks.locking),
+            (19, Locking::IfFree),
+            "a second runner waits for no other"
+        );
+        let turn = next_after(&inbox, Duration::from_millis(300)).unwrap();
+        assert_eq!(shape(&turn), [(99, 1)]);
+        drop(turn);
+        looks.give_up();
+        let (other, answer) = command(99, 1);
+        inbox.push(other).unwrap();
+        answers.push(answer);
+        waits.give_up();
+        let waits = next_after(&inbox, Duration::from_millis(300)).unwrap();
+        assert_eq!((shape(&waits).len(), waits.locking), (1, Locking::Wait));
+        assert_ne!(shape(&waits), [(99, 1)]);
+        waits.give_up();
+        let looks = next_after(&inbox, Duration::from_millis(300)).unwrap();
+        assert_eq!(looks.locking, Locking::IfFree);
+        let turn = next_after(&inbox, Duration::from_millis(300)).unwrap();
+        assert_eq!(shape(&turn), [(99, 1)], "nor does the only one wait again before others had their turn");
+    }
+
+    #[tokio::test]
+    async fn looking_at_busy_events_takes_no_more_than_a_batch() {
+        let busy: Vec<(u128, usize)> = (1..=4).map(|event| (event, 60)).collect();
+        let (inbox, mut answers) = inbox(10_000, &busy);
+        wait_in_vain(&inbox).await;
+        for event in 1..=4 {
+            for number in 60..120 {
+                let (late, answer) = command(event, number);
+                inbox.push(late).unwrap();
+                answers.push(answer);
+            }
+        }
+        let first = next(&inbox).await;
+        assert_eq!((first.commands.len(), first.locking), (BATCH, Locking::IfFree));
+    }
+
+    #[tokio::test]
+    async fn that_an_event_was_busy_is_remembered_for_a_while() {
+        let (inbox, mut answers) = inbox(10_000, &[(1, 1)]);
+        wait_in_vain(&inbox).await;
+        answers.clear();
+        // Nobody waits for it any more.
+        let gone = next(&inbox).await;
+        assert_eq!((gone.commands.len(), gone.locking), (0, Locking::IfFree));
+        drop(gone);
+        let (late, answer) = command(1, 1);
+        inbox.push(late).unwrap();
+        answers.push(answer);
+        look_in_vain(&inbox).await;
+        answers.clear();
+        drop(next_after(&inbox, BUSY_MEMORY / 2));
+        assert!(next_after(&inbox, BUSY_MEMORY / 2).is_none());
+        assert!(!inbox.state().events.is_empty());
+        assert!(next_after(&inbox, BUSY_MEMORY * 2).is_none());
+        assert!(inbox.state().events.is_empty());
+    }
+
     #[tokio::test]
     async fn a_batch_ends_with_the_end_of_an_event() {
         let (inbox, mut answers) = inbox(10_000, &[(1, 1)]);
@@ -536,7 +698,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_session_has_takes_room_until_it_is_done_with() {
+    async fn what_a_runner_has_takes_room_until_it_is_done_with() {
         let (inbox, _answers) = inbox(100, &[(1, 50), (2, 49)]);
         let mut batch = next(&inbox).await;
         assert_eq!(inbox.push(command(1, 50).0), Err(CommandError::Overloaded));
@@ -559,6 +721,7 @@ mod tests {
         let (living, _answer) = command(1, 1_000);
         assert_eq!(inbox.push(living), Ok(()), "the dead make room");
         assert_eq!(inbox.waiting(), 1);
+        assert_eq!(inbox.state().ready, [Uuid::from_u128(1)], "its turn is not given twice");
         let (batch_of_living, _answers) = {
             let (inbox, mut answers) = self::inbox(10_000, &[(1, 300)]);
             answers.drain(..299);

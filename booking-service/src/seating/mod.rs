@@ -155,7 +155,10 @@ impl Seating {
                     // A bug in the rules costs the batch that meets with it, and not all those after it.
                     match AssertUnwindSafe(runner.run()).catch_unwind().await {
                         Ok(()) => return,
-                        Err(_) => tracing::error!("a batch panicked"),
+                        Err(_) => {
+                            metrics::counter!("grpc_panics_total").increment(1);
+                            tracing::error!("a batch panicked");
+                        }
                     }
                 }
             });
