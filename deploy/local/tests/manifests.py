@@ -2,7 +2,8 @@
 
 usage: manifests.py REPOSITORY FOLDER-OF-DEFINITIONS OVERLAY.yaml…
 
-Each OVERLAY.yaml is what `kubectl kustomize` made of an overlay; its name is the overlay's.
+Each OVERLAY.yaml is what `kubectl kustomize` made of an overlay; its name is the overlay's. `restored` is production after what the
+README of deploy/kubernetes does to restore booking's database.
 """
 
 import json
@@ -14,16 +15,28 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
-KUBERNETES = "1.33"
+# The oldest that the README promises, and a newer one.
+KUBERNETES = ("1.30", "1.33")
 # Made by people or by operators before the roll-out: deploy/kubernetes/README.md says how.
 PROVIDED_SECRETS = {
     "local": {"identity-database", "booking-database", "booking-service-account", "identity-signing-keys", "postgres-password"},
     "production": {"identity-db-app", "identity-db-ca", "booking-db-app", "booking-db-ca", "booking-service-account", "identity-signing-keys"},
+    "restored": {"identity-db-app", "identity-db-ca", "booking-db-2-app", "booking-db-2-ca", "booking-service-account", "identity-signing-keys"},
     "tls": {"identity-database", "booking-database", "booking-service-account", "identity-signing-keys", "identity-service-tls", "booking-service-tls"},
 }
 
 repository, definitions = Path(sys.argv[1]), Path(sys.argv[2])
 wrong = []
+
+
+class Loader(yaml.SafeLoader):
+    """Reads what looks like a time as text, as `kubectl` does."""
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def expect(holds, text):
@@ -77,7 +90,8 @@ def check_schema(where, obj, schemas):
         if schema:
             jsonschema.Draft7Validator(schema).validate(obj)
         else:
-            kubernetes_validate.validate(obj, KUBERNETES, strict=True)
+            for version in KUBERNETES:
+                kubernetes_validate.validate(obj, version, strict=True)
     except (jsonschema.ValidationError, kubernetes_validate.ValidationError) as error:
         expect(False, f"{name}: {'.'.join(map(str, error.path))}: {error.message}")
 
@@ -117,18 +131,51 @@ def check_backups(where, objects):
     for name, cluster in named(objects, "Cluster").items():
         used = {p["parameters"]["barmanObjectName"] for p in cluster["spec"].get("plugins", []) if p.get("isWALArchiver")}
         expect(used and used <= stores.keys(), f"{where}: Cluster {name}: its WAL goes to {used or 'no store'}")
-        expect(name in {s["spec"]["cluster"]["name"] for s in schedules}, f"{where}: Cluster {name} has no ScheduledBackup")
+        # What a restore leaves behind is kept only until the books are proven.
+        left_behind = where == "restored" and name == "booking-db"
+        expect(left_behind or name in {s["spec"]["cluster"]["name"] for s in schedules}, f"{where}: Cluster {name} has no ScheduledBackup")
+
+
+def chosen(selector, labels):
+    """Whether a label selector chooses what has these labels."""
+    parts = [labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()]
+    return all(parts + [labels.get(e["key"]) in e["values"] for e in selector.get("matchExpressions", [])])
+
+
+def peers(policy, direction, port):
+    """The pod selectors of whom a policy lets in from or out to at this port; None stands for anybody."""
+    side = "from" if direction == "ingress" else "to"
+    for rule in policy["spec"].get(direction, []):
+        if port in [p["port"] for p in rule.get("ports", [])]:
+            yield from (peer.get("podSelector") for peer in rule.get(side, [{}]))
+
+
+def check_databases(where, objects):
+    """A service and its migrations reach every Cluster of their own and are let in by it, and no other one's."""
+    policies, clusters = named(objects, "NetworkPolicy").values(), named(objects, "Cluster")
+    for obj in objects:
+        if obj["kind"] not in ("Deployment", "Job"):
+            continue
+        labels, name = obj["spec"]["template"]["metadata"]["labels"], f"{where}: {obj['kind']} {obj['metadata']['name']}"
+        out = [s for p in policies if chosen(p["spec"]["podSelector"], labels) for s in peers(p, "egress", 5432)]
+        # Where the database is elsewhere, base does not know where.
+        expect(out and (None not in out or where == "tls"), f"{name}: may go to port 5432 of anybody, or of nobody")
+        for cluster in clusters:
+            instance, own = {"cnpg.io/cluster": cluster}, labels["app.kubernetes.io/name"].startswith(cluster.split("-")[0])
+            into = [s for p in policies if chosen(p["spec"]["podSelector"], instance) for s in peers(p, "ingress", 5432)]
+            expect(any(chosen(s, instance) for s in out if s) == own, f"{name}: {'does not reach' if own else 'reaches'} {cluster}")
+            expect(any(chosen(s, labels) for s in into if s) == own, f"{name}: is {'not ' if own else ''}let in by {cluster}")
 
 
 def check_services(where, objects):
     pods = [o["spec"]["template"] for o in objects if o["kind"] in ("Deployment", "StatefulSet")]
     for service in named(objects, "Service").values():
         selector = service["spec"]["selector"].items()
-        chosen = [p for p in pods if selector <= p["metadata"]["labels"].items()]
+        behind = [p for p in pods if selector <= p["metadata"]["labels"].items()]
         name = f"{where}: Service {service['metadata']['name']}"
-        expect(len(chosen) == 1, f"{name}: chooses the pods of {len(chosen)} workloads, not of one")
+        expect(len(behind) == 1, f"{name}: chooses the pods of {len(behind)} workloads, not of one")
         for port in service["spec"]["ports"]:
-            for pod in chosen:
+            for pod in behind:
                 ports = {p["name"]: p["containerPort"] for c in pod["spec"]["containers"] for p in c["ports"]}
                 expect(ports.get(port["targetPort"]) == port["port"], f"{name}: port {port['name']} is not the pods'")
 
@@ -161,11 +208,21 @@ def check_docker():
         expect(False, f"compose: {'.'.join(map(str, error.path))}: {error.message}")
     services = compose["services"]
     envoy = yaml.safe_load((docker / "envoy.yaml").read_text())["static_resources"]
+    awaited = {
+        needed
+        for service in services.values()
+        for needed, how in service.get("depends_on", {}).items()
+        if how["condition"] == "service_completed_successfully"
+    }
+    arguments = set(re.findall(r"^ARG (\w+)", (docker / "Dockerfile").read_text(), re.M))
     for name, service in services.items():
         for needed in service.get("depends_on", {}):
             expect(needed in services, f"compose: {name} depends on {needed}, which there is not")
+        # `up --wait` fails when one ends that nobody waits for.
+        expect((service["restart"] == "no") == (name in awaited), f"compose: {name} ends, and nobody waits for that; or waited for, and never ends")
         target = service.get("build", {}).get("target")
         if target:
+            expect(service["build"]["args"].keys() <= arguments, f"compose: {name}: the Dockerfile does not know all of {service['build']['args']}")
             unknown = {e for e in service["environment"] if e.startswith("ROWLOCK_")} - options(target)
             expect(not unknown, f"compose: {name} does not read {unknown}")
             mounts = tuple(volume.split(":")[1] + "/" for volume in service.get("volumes", []))
@@ -187,13 +244,14 @@ def check_docker():
 def main():
     schemas = custom_schemas()
     for path in map(Path, sys.argv[3:]):
-        objects = [o for o in yaml.safe_load_all(path.read_text()) if o]
+        objects = [o for o in yaml.load_all(path.read_text(), Loader) if o]
         for obj in objects:
             check_schema(path.stem, obj, schemas)
         check_pods(path.stem, objects, PROVIDED_SECRETS[path.stem])
         check_services(path.stem, objects)
         check_routes(path.stem, objects)
         check_backups(path.stem, objects)
+        check_databases(path.stem, objects)
     check_docker()
     for line in wrong:
         print(line, file=sys.stderr)
