@@ -26,7 +26,7 @@ pub fn assert_reference(command: &Command, path: &Path) {
 
 fn reference(command: &Command) -> String {
     let mut page = format!(
-        "# Options of {}\n\nWritten from the options themselves. Every option can be given as a flag or by its variable; a flag wins. \
+        "# Options of {}\n\nWritten from the options themselves. Every option can be given as a flag, or by its variable where one stands beside it; a flag wins. \
          `_FILE` names a file that\nholds the value. All errors are reported in one run, and nothing starts.\n",
         command.get_name()
     );
