@@ -101,7 +101,8 @@ func story(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := see(watch, booking.EventState_EVENT_STATE_PUBLISHED, 1, 0); err != nil {
+	var version int64
+	if err := see(watch, &version, booking.EventState_EVENT_STATE_PUBLISHED, 1, 0); err != nil {
 		return err
 	}
 
@@ -110,7 +111,7 @@ func story(ctx context.Context) error {
 		return err
 	}
 	fmt.Printf("%d tries of one request made one registration: %s\n", tries, registration)
-	if err := see(watch, booking.EventState_EVENT_STATE_PUBLISHED, 0, 0); err != nil {
+	if err := see(watch, &version, booking.EventState_EVENT_STATE_PUBLISHED, 0, 0); err != nil {
 		return err
 	}
 
@@ -131,7 +132,7 @@ func story(ctx context.Context) error {
 		return fmt.Errorf("expected rank 1: %v", waiting.Entry)
 	}
 	fmt.Println("EVENT_FULL for Grace, who is next in the queue now")
-	if err := see(watch, booking.EventState_EVENT_STATE_PUBLISHED, 0, 1); err != nil {
+	if err := see(watch, &version, booking.EventState_EVENT_STATE_PUBLISHED, 0, 1); err != nil {
 		return err
 	}
 
@@ -146,14 +147,14 @@ func story(ctx context.Context) error {
 		return fmt.Errorf("expected a promotion: %v", promoted.Entry)
 	}
 	fmt.Println("Ada cancelled, and the same transaction gave Grace the seat")
-	if err := see(watch, booking.EventState_EVENT_STATE_PUBLISHED, 0, 0); err != nil {
+	if err := see(watch, &version, booking.EventState_EVENT_STATE_PUBLISHED, 0, 0); err != nil {
 		return err
 	}
 
 	if _, err := events.CancelEvent(ctx, &booking.CancelEventRequest{EventId: id, Reason: "the cook is ill"}, organizer.credentials()); err != nil {
 		return err
 	}
-	if err := see(watch, booking.EventState_EVENT_STATE_CANCELLED, 1, 0); err != nil {
+	if err := see(watch, &version, booking.EventState_EVENT_STATE_CANCELLED, 1, 0); err != nil {
 		return err
 	}
 	if _, err := watch.Recv(); err != io.EOF {
@@ -195,18 +196,17 @@ func register(ctx context.Context, client booking.RegistrationServiceClient, eve
 }
 
 // see reads the watch until it shows these numbers. What changes quickly is merged, so there may be less to see than has
-// happened, but versions only rise.
-func see(watch grpc.ServerStreamingClient[booking.WatchEventResponse], state booking.EventState, remaining, waiting int32) error {
-	var version int64
+// happened, but versions only rise, from one call of this to the next too.
+func see(watch grpc.ServerStreamingClient[booking.WatchEventResponse], version *int64, state booking.EventState, remaining, waiting int32) error {
 	for {
 		seats, err := watch.Recv()
 		if err != nil {
 			return err
 		}
-		if seats.Version <= version {
+		if seats.Version <= *version {
 			return fmt.Errorf("a version that does not rise: %v", seats)
 		}
-		version = seats.Version
+		*version = seats.Version
 		if seats.State == state && seats.SeatsRemaining == remaining && seats.WaitlistSize == waiting {
 			return nil
 		}

@@ -70,11 +70,12 @@ async fn story() -> anyhow::Result<()> {
 
     let request = grace.request(WatchEventRequest { event_id: event_id.clone() }).await?;
     let mut watch = events.watch_event(request).await?.into_inner();
-    see(&mut watch, EventState::Published, 1, 0).await?;
+    let mut version = 0;
+    see(&mut watch, &mut version, EventState::Published, 1, 0).await?;
 
     let registration_id = register(&registrations, &event_id, &mut ada).await?;
     println!("{TRIES} tries of one request made one registration: {registration_id}");
-    see(&mut watch, EventState::Published, 0, 0).await?;
+    see(&mut watch, &mut version, EventState::Published, 0, 0).await?;
 
     let request = RegisterRequest { event_id: event_id.clone(), request_id: new_id(), ..Default::default() };
     let refusal =
@@ -87,7 +88,7 @@ async fn story() -> anyhow::Result<()> {
     let waiting = queue.get_waitlist_entry(grace.request(question.clone()).await?).await?.into_inner();
     ensure!(waiting.entry.context("no entry")?.rank == 1, "not the next in the queue");
     println!("EVENT_FULL for Grace, who is next in the queue now");
-    see(&mut watch, EventState::Published, 0, 1).await?;
+    see(&mut watch, &mut version, EventState::Published, 0, 1).await?;
 
     let request = ada.request(CancelRegistrationRequest { registration_id }).await?;
     registrations.cancel_registration(request).await?;
@@ -95,7 +96,7 @@ async fn story() -> anyhow::Result<()> {
     let entry = promoted.entry.context("no entry")?;
     ensure!(entry.state() == WaitlistEntryState::Promoted && !entry.registration_id.is_empty(), "{entry:?}");
     println!("Ada cancelled, and the same transaction gave Grace the seat");
-    see(&mut watch, EventState::Published, 0, 0).await?;
+    see(&mut watch, &mut version, EventState::Published, 0, 0).await?;
 
     let request = CancelEventRequest {
         event_id: event_id.clone(),
@@ -103,7 +104,7 @@ async fn story() -> anyhow::Result<()> {
         ..Default::default()
     };
     events.cancel_event(organizer.request(request).await?).await?;
-    see(&mut watch, EventState::Cancelled, 1, 0).await?;
+    see(&mut watch, &mut version, EventState::Cancelled, 1, 0).await?;
     ensure!(watch.message().await?.is_none(), "the watch goes on");
     println!("the watch saw every step and ended with the event");
 
@@ -149,18 +150,18 @@ async fn register(
 }
 
 /// Reads the watch until it shows these numbers. What changes quickly is merged, so there may be less to see than has
-/// happened, but versions only rise.
+/// happened, but versions only rise, from one call of this to the next too.
 async fn see(
     watch: &mut Streaming<WatchEventResponse>,
+    version: &mut i64,
     state: EventState,
     seats_remaining: i32,
     waitlist_size: i32,
 ) -> anyhow::Result<()> {
-    let mut version = 0;
     loop {
         let seats = watch.message().await?.context("the watch has ended")?;
-        ensure!(seats.version > version, "a version that does not rise: {seats:?}");
-        version = seats.version;
+        ensure!(seats.version > *version, "a version that does not rise: {seats:?}");
+        *version = seats.version;
         if (seats.state(), seats.seats_remaining, seats.waitlist_size)
             == (state, seats_remaining, waitlist_size)
         {
