@@ -52,18 +52,22 @@ def answered(expression):
     return any(not math.isnan(float(sample["value"][1])) for sample in ask("query", query=plain(expression))["result"])
 
 
-def metrics(expression):
-    """The names of the metrics in it: what stands before a selector or a range, or alone."""
-    bare = re.sub(r'"[^"]*"|\b(by|on|without|ignoring)\s*\([^)]*\)', "", expression)
-    return set(re.findall(r"\b(?:up|ready|[a-z]+(?:_[a-z0-9]+)+)\b(?!\s*\()", bare)) - {"histogram_quantile"}
+def unfiltered(expression):
+    """An alert's expression that answers for every series, 0 or 1, also while nothing is wrong: with its labels, so that one
+    which does not exist is noticed. Only the codes are let be any: those of failures come with failures."""
+    expression = re.sub(r'code(=~|!=|!~)"[^"]*"', 'code!=""', expression)
+    outside = re.split(r'({[^}]*}|\[[^\]]*\])', expression)
+    return "".join(re.sub(r"(>=|<=|==|!=|>|<)", r"\1 bool", part) if i % 2 == 0 else part for i, part in enumerate(outside))
 
 
 def questions():
-    """Every query of the dashboard, and every metric of the alerts."""
+    """Every query of the dashboard, and every branch of the alerts."""
     asked = {target["expr"]: f"panel {panel['title']}" for panel in panels for target in panel["targets"]}
     for rule in (rule for group in rules for rule in group["rules"]):
-        for metric in metrics(rule["expr"]):
-            asked.setdefault(metric, f"alert {rule['alert']}")
+        for branch in re.split(r" or ", rule["expr"]):
+            # There is nothing to ask of what is true where a series is missing.
+            if "absent(" not in branch and " unless " not in branch:
+                asked.setdefault(unfiltered(branch), f"alert {rule['alert']}")
     return asked
 
 
