@@ -71,13 +71,27 @@ pub(super) fn attributes(operation: impl Into<opentelemetry::Value>) -> Vec<KeyV
 }
 
 /// The text with its quoted values replaced, as the semantic conventions ask: a message of several statements has no
-/// placeholders.
+/// placeholders. Where a quote may be something else than the begin or the end of a value, nothing from the first one on is told.
 fn without_values(text: &str) -> Cow<'_, str> {
-    if !text.contains('\'') {
+    let dollars = text.match_indices('$').map(|(at, _)| at);
+    let dollar = dollars.into_iter().find(|at| !text[at + 1..].starts_with(|c: char| c.is_ascii_digit()));
+    let Some(first) = text.find('\'').into_iter().chain(dollar).min() else {
         return Cow::Borrowed(text);
-    }
-    let pieces = text.split('\'').enumerate();
-    pieces.map(|(number, piece)| if number % 2 == 0 { piece } else { "'?'" }).collect::<String>().into()
+    };
+    let outside = || text.split('\'').step_by(2);
+    // `E'\''`, `$tag$it's$tag$`, `-- it's`, `/* it's */`, `"it's"`.
+    let unclear = dollar.is_some()
+        || text.contains('\\')
+        || outside().any(|piece| {
+            piece.contains("--") || piece.contains("/*") || !piece.matches('"').count().is_multiple_of(2)
+        });
+    Cow::Owned(if unclear {
+        let (told, _) = text.split_at(first);
+        format!("{told}'?'")
+    } else {
+        let pieces = text.split('\'').enumerate();
+        pieces.map(|(number, piece)| if number % 2 == 0 { piece } else { "'?'" }).collect()
+    })
 }
 
 /// What the statement does. One that comes with its BEGIN is what comes after it.
@@ -169,6 +183,15 @@ mod tests {
             ("EXECUTE lock_events('{0, 1}')", "EXECUTE lock_events('?')"),
             ("SELECT 'a', 'it''s', x", "SELECT '?', '?''?', x"),
             ("SELECT 'open", "SELECT '?'"),
+            (r#"SELECT 'a"--' AS "b!""#, r#"SELECT '?' AS "b!""#),
+            (r"SELECT E'\'', 'secret', x", "SELECT E'?'"),
+            ("SELECT $$it's$$, 'secret'", "SELECT '?'"),
+            ("SELECT $1, $q$secret$q$", "SELECT $1, '?'"),
+            ("SELECT 'a', $q$it's$q$, 'secret'", "SELECT '?'"),
+            ("SELECT x -- it's\n, 'secret'", "SELECT x -- it'?'"),
+            ("SELECT /* it's */ 'secret'", "SELECT /* it'?'"),
+            (r#"SELECT "it's", 'secret'"#, r#"SELECT "it'?'"#),
+            ("SELECT $", "SELECT '?'"),
             ("SELECT $1", "SELECT $1"),
         ] {
             assert_eq!(without_values(statement), told);
