@@ -195,6 +195,9 @@ pub struct ServerArgs {
     /// The most streams to clients that are open before further ones are refused, 1 to 1000000
     #[arg(long, env = "ROWLOCK_MAX_STREAMS", value_name = "N", default_value = "20000")]
     pub max_streams: Checked<usize>,
+    /// The most streams of one attendee or organizer that are open before further ones are refused, 1 to 1000000
+    #[arg(long, env = "ROWLOCK_MAX_STREAMS_PER_CALLER", value_name = "N", default_value = "100")]
+    pub max_streams_per_caller: Checked<usize>,
     /// The most connections for operations before further ones are closed at once, 1 to 100000
     #[arg(long, env = "ROWLOCK_MAX_HTTP_CONNECTIONS", value_name = "N", default_value = "256")]
     pub max_http_connections: Checked<usize>,
@@ -255,6 +258,8 @@ pub struct ServerConfig {
     pub max_cancelled_calls: usize,
     /// The most streams that are open at once; further ones are refused.
     pub max_streams: usize,
+    /// The most streams of one attendee or organizer that are open at once; services and admins are not counted.
+    pub max_streams_per_caller: usize,
     /// The most connections to the port for operations; further ones are closed at once.
     pub max_http_connections: usize,
     /// How long a connection to the port for operations may be without an answer: idle, or asking very slowly.
@@ -294,6 +299,7 @@ impl ServerConfig {
             max_calls_per_connection: 4_096,
             max_cancelled_calls: 1_024,
             max_streams: 20_000,
+            max_streams_per_caller: 100,
             max_http_connections: 256,
             http_idle_timeout: Duration::from_secs(60),
             handshake_timeout: Duration::from_secs(10),
@@ -358,6 +364,10 @@ impl ServerArgs {
         let name = "--max-streams (ROWLOCK_MAX_STREAMS)";
         if let Some(n) = self.max_streams.take_within(name, 1..=1_000_000, errors) {
             config.max_streams = n;
+        }
+        let name = "--max-streams-per-caller (ROWLOCK_MAX_STREAMS_PER_CALLER)";
+        if let Some(n) = self.max_streams_per_caller.take_within(name, 1..=1_000_000, errors) {
+            config.max_streams_per_caller = n;
         }
         let name = "--max-http-connections (ROWLOCK_MAX_HTTP_CONNECTIONS)";
         if let Some(n) = self.max_http_connections.take_within(name, 1..=100_000, errors) {

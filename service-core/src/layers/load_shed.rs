@@ -1,42 +1,51 @@
 //! Refuses calls beyond what the process can hold, at once and cheaply.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Context;
 use std::time::Duration;
 
-use http_body::SizeHint;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::body::Body;
-use tonic::{Code, Status};
+use tonic::Code;
 
-use super::{Methods, Middleware, Next, PolledFrame, Request, Response, poll_body, refuse};
+use super::{Methods, Middleware, Next, Peer, Request, Response, hold_until_end, refuse};
 use crate::status::{Failure, reason};
 
 /// Long enough for a queue to move on, short enough for a person to wait.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
+/// Streams of health and reflection, at most: clients that watch the health open one for each connection, of which there
+/// are 10,000 by default. Each costs a few kilobytes.
+const INFRASTRUCTURE_STREAMS: usize = 20_000;
+/// Of them on one connection: anybody may open them, and nobody shall take all. A proxy in front carries so many clients
+/// over one.
+pub(crate) const INFRASTRUCTURE_STREAMS_EACH: usize = 256;
+
 /// Lets a number of calls in at a time, and keeps a number of streams open. A stream counts as a call until its response
-/// begins. Health and reflection pass as calls, since an overloaded replica is not a dead one; their streams are counted.
+/// begins. Health and reflection pass as calls, since an overloaded replica is not a dead one; their streams are counted
+/// apart, so that neither they nor the service's own keep the others out.
 #[derive(Clone)]
 pub(crate) struct LoadShedLayer {
-    pub(crate) domain: &'static str,
-    pub(crate) methods: Methods,
-    pub(crate) places: Arc<Semaphore>,
-    pub(crate) streams: Arc<Semaphore>,
+    domain: &'static str,
+    methods: Methods,
+    places: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    infrastructure_streams: Arc<Semaphore>,
 }
 
 impl Middleware for LoadShedLayer {
     async fn handle(&self, request: Request, next: &impl Next) -> Response {
         let method = self.methods.find(request.uri().path());
+        let infrastructure = method.is_some_and(|method| method.infrastructure);
         let stream = match method {
-            Some(method) if method.streams => match Arc::clone(&self.streams).try_acquire_owned() {
-                Ok(place) => Some(OpenStream::counted(place)),
-                Err(_) => return self.shed("streams", "too many streams at once"),
+            Some(method) if method.streams => match self.open(infrastructure, request.extensions().get()) {
+                Some(stream) => Some(stream),
+                None if infrastructure => {
+                    return self.shed("infrastructure_streams", "too many streams of health and reflection");
+                }
+                None => return self.shed("streams", "too many streams at once"),
             },
             _ => None,
         };
-        let response = if method.is_some_and(|method| method.infrastructure) {
+        let response = if infrastructure {
             next.run(request).await
         } else {
             let Ok(_place) = self.places.try_acquire() else {
@@ -47,13 +56,36 @@ impl Middleware for LoadShedLayer {
             next.run(request).await
         };
         match stream {
-            Some(place) => response.map(|inner| Body::new(StreamBody { inner, _place: place })),
+            Some(stream) => hold_until_end(response, stream),
             None => response,
         }
     }
 }
 
 impl LoadShedLayer {
+    pub(crate) fn new(domain: &'static str, methods: Methods, max_calls: usize, max_streams: usize) -> Self {
+        Self {
+            domain,
+            methods,
+            places: Arc::new(Semaphore::new(max_calls)),
+            streams: Arc::new(Semaphore::new(max_streams)),
+            infrastructure_streams: Arc::new(Semaphore::new(INFRASTRUCTURE_STREAMS)),
+        }
+    }
+
+    /// A place for a stream, if there is one.
+    fn open(&self, infrastructure: bool, peer: Option<&Peer>) -> Option<OpenStream> {
+        let place = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_owned().ok();
+        if !infrastructure {
+            return Some(OpenStream::counted(place(&self.streams)?, None));
+        }
+        let share = match peer {
+            Some(peer) => Some(place(&peer.infrastructure_streams)?),
+            None => None,
+        };
+        Some(OpenStream::counted(place(&self.infrastructure_streams)?, share))
+    }
+
     fn shed(&self, limit: &'static str, message: &'static str) -> Response {
         metrics::counter!("grpc_calls_shed_total", "limit" => limit).increment(1);
         let failure = Failure::new(Code::ResourceExhausted, self.domain, reason::OVERLOADED, message);
@@ -72,40 +104,19 @@ impl Drop for Leaves {
 
 /// One of the streams that may be open, until it ends or its client goes away.
 struct OpenStream {
-    _permit: OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
+    _share: Option<OwnedSemaphorePermit>,
 }
 
 impl OpenStream {
-    fn counted(permit: OwnedSemaphorePermit) -> Self {
+    fn counted(place: OwnedSemaphorePermit, share: Option<OwnedSemaphorePermit>) -> Self {
         metrics::gauge!("grpc_streams").increment(1.0);
-        Self { _permit: permit }
+        Self { _place: place, _share: share }
     }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
         metrics::gauge!("grpc_streams").decrement(1.0);
-    }
-}
-
-struct StreamBody {
-    inner: Body,
-    _place: OpenStream,
-}
-
-impl http_body::Body for StreamBody {
-    type Data = bytes::Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
-        poll_body(&mut self.inner, cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }

@@ -2,6 +2,7 @@
 //! it is; here is what they share.
 
 pub(crate) mod auth;
+mod caller_streams;
 pub(crate) mod catch_panic;
 mod deadline;
 pub(crate) mod drain;
@@ -18,11 +19,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
-use http_body::{Body as _, Frame};
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tonic::service::Routes;
+use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt;
 
+pub(crate) use caller_streams::{CallerStreamsLayer, OpenStreams};
 pub(crate) use deadline::DeadlineLayer;
 pub use deadline::{Deadline, deadline};
 pub(crate) use error_info::ErrorInfoLayer;
@@ -87,6 +91,20 @@ impl Next for Handlers {
     }
 }
 
+/// What every call of a connection knows of it.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    tcp: TcpConnectInfo,
+    infrastructure_streams: Arc<Semaphore>,
+}
+
+impl Peer {
+    pub(crate) fn new(tcp: TcpConnectInfo) -> Self {
+        let infrastructure_streams = Arc::new(Semaphore::new(load_shed::INFRASTRUCTURE_STREAMS_EACH));
+        Self { tcp, infrastructure_streams }
+    }
+}
+
 /// The beginning of the way, as tonic's server takes it, and of a call's trace.
 pub(crate) struct Entrance<N> {
     pub(crate) way: Arc<N>,
@@ -109,7 +127,12 @@ impl<N: Next> tower::Service<Request> for Entrance<N> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        if let Some(peer) = request.extensions().get::<Peer>() {
+            // Where tonic looks for the address.
+            let tcp = peer.tcp.clone();
+            request.extensions_mut().insert(tcp);
+        }
         let span = self.span(&request);
         let way = self.way.clone();
         let call = async move { Ok(way.run(request).await) };
@@ -144,4 +167,31 @@ type PolledFrame = Poll<Option<Result<Frame<bytes::Bytes>, tonic::Status>>>;
 
 fn poll_body(body: &mut Body, cx: &mut Context<'_>) -> PolledFrame {
     Pin::new(body).poll_frame(cx)
+}
+
+/// Keeps `held` until the last frame of the response is sent, or its client has gone away.
+fn hold_until_end<T: Send + Unpin + 'static>(response: Response, held: T) -> Response {
+    response.map(|inner| Body::new(Holding { inner, _held: held }))
+}
+
+struct Holding<T> {
+    inner: Body,
+    _held: T,
+}
+
+impl<T: Unpin> http_body::Body for Holding<T> {
+    type Data = bytes::Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
+        poll_body(&mut self.inner, cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
 }

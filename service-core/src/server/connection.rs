@@ -17,10 +17,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
 use crate::config::ServerConfig;
+use crate::layers::Peer;
 use crate::tls::Acceptor;
+
+use super::goaway::{Farewell, Frames};
 
 /// How long to wait when the system gives no more connections, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -41,7 +44,8 @@ pub(super) fn accept(
         places: Arc::new(Semaphore::new(config.max_connections)),
         handshakes: JoinSet::new(),
         handshake_timeout: config.handshake_timeout,
-        max_age: config.max_connection_age + config.max_connection_age_grace,
+        max_age: config.max_connection_age,
+        grace: config.max_connection_age_grace,
     };
     unfold(door, async |mut door| Some((Ok(door.next().await), door)))
 }
@@ -54,6 +58,7 @@ struct Door {
     handshakes: JoinSet<Option<Connection>>,
     handshake_timeout: Duration,
     max_age: Duration,
+    grace: Duration,
 }
 
 impl Door {
@@ -84,16 +89,15 @@ impl Door {
             let _ = stream.set_nodelay(true);
             let place = Place::taken(place);
             let begin_by = Instant::now() + self.handshake_timeout;
-            let end = Instant::now() + self.max_age;
+            let old_at = Instant::now() + self.max_age;
+            let times = Times { begin_by, old_at, end: old_at + self.grace };
             match &self.tls {
-                None => return Connection::new(Io::Plain(stream), place, begin_by, end),
+                None => return Connection::new(Io::Plain(stream), place, times),
                 Some(tls) => {
                     let handshake = tls.get().accept(stream);
                     self.handshakes.spawn(async move {
                         match timeout_at(begin_by, handshake).await {
-                            Ok(Ok(stream)) => {
-                                Some(Connection::new(Io::Tls(Box::new(stream)), place, begin_by, end))
-                            }
+                            Ok(Ok(stream)) => Some(Connection::new(Io::Tls(Box::new(stream)), place, times)),
                             Ok(Err(error)) => {
                                 refused("tls");
                                 tracing::debug!(%error, "a client does not get through TLS");
@@ -113,6 +117,28 @@ impl Door {
 
 fn is_of_the_client(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
+
+/// Of a connection.
+#[derive(Clone, Copy)]
+struct Times {
+    /// By then HTTP/2 must have begun.
+    begin_by: Instant,
+    /// Not before then it is asked to close for its age.
+    old_at: Instant,
+    /// Then it is cut.
+    end: Instant,
+}
+
+fn cut(reason: &'static str) {
+    metrics::counter!("grpc_connections_cut_total", "reason" => reason).increment(1);
+}
+
+/// Lets what is counted be seen from the start on.
+pub(super) fn begin_to_count() {
+    for reason in ["age", "grace", "keepalive", "flood"] {
+        metrics::counter!("grpc_connections_cut_total", "reason" => reason).increment(0);
+    }
 }
 
 fn refused(reason: &'static str) {
@@ -144,8 +170,10 @@ pub(super) struct Connection {
     end: Pin<Box<Sleep>>,
     /// How much of HTTP/2's beginning is still to come.
     to_begin: usize,
-    /// `end` is first the time by which HTTP/2 must have begun, and then this.
-    later_end: Instant,
+    /// `end` is first the time by which HTTP/2 must have begun, and then that of these.
+    times: Times,
+    /// What was sent, for the library tells nobody why it ends a connection but the client.
+    sent: Frames,
 }
 
 enum Io {
@@ -154,20 +182,30 @@ enum Io {
 }
 
 impl Connection {
-    fn new(io: Io, place: Place, begin_by: Instant, end: Instant) -> Self {
-        let first = Box::pin(sleep_until(begin_by.min(end)));
-        Self { io, _place: place, end: first, to_begin: HTTP2_BEGINS, later_end: end }
+    fn new(io: Io, place: Place, times: Times) -> Self {
+        let first = Box::pin(sleep_until(times.begin_by.min(times.end)));
+        Self { io, _place: place, end: first, to_begin: HTTP2_BEGINS, times, sent: Frames::default() }
+    }
+
+    fn has_sent(&mut self, bytes: &[u8]) {
+        match self.sent.pass(bytes) {
+            // At the end of the process connections are asked, too.
+            Some(Farewell::Asked) if Instant::now() >= self.times.old_at => cut("age"),
+            Some(Farewell::Asked) | None => {}
+            Some(Farewell::Silent) => cut("keepalive"),
+            Some(Farewell::Flood) => cut("flood"),
+        }
     }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        match &self.io {
+    fn connect_info(&self) -> Peer {
+        Peer::new(match &self.io {
             Io::Plain(stream) => stream.connect_info(),
             Io::Tls(stream) => stream.get_ref().0.connect_info(),
-        }
+        })
     }
 }
 
@@ -182,7 +220,7 @@ impl AsyncRead for Connection {
             if self.to_begin > 0 {
                 refused("timeout");
             } else {
-                metrics::counter!("grpc_connections_cut_total").increment(1);
+                cut("grace");
             }
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
@@ -194,7 +232,7 @@ impl AsyncRead for Connection {
         if self.to_begin > 0 && read.is_ready() {
             self.to_begin = self.to_begin.saturating_sub(buf.filled().len() - before);
             if self.to_begin == 0 {
-                let end = self.later_end;
+                let end = self.times.end;
                 self.end.as_mut().reset(end);
                 // A timer that nobody has polled wakes nobody.
                 if self.end.as_mut().poll(cx).is_ready() {
@@ -208,10 +246,14 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.io {
+        let written = match &mut self.io {
             Io::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        };
+        if let Poll::Ready(Ok(count)) = written {
+            self.has_sent(buf.get(..count).unwrap_or(buf));
         }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -233,10 +275,18 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.io {
+        let written = match &mut self.io {
             Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        };
+        if let Poll::Ready(Ok(mut count)) = written {
+            for buf in bufs {
+                let sent = buf.get(..count).unwrap_or(buf);
+                count -= sent.len();
+                self.has_sent(sent);
+            }
         }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,6 +1,8 @@
 //! The server of both services: gRPC on one port, operations on another.
 
 mod connection;
+mod descriptors;
+mod goaway;
 mod health;
 mod operations;
 
@@ -10,7 +12,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -25,7 +26,8 @@ use crate::layers::drain::DrainLayer;
 use crate::layers::load_shed::LoadShedLayer;
 use crate::layers::observe::ObserveLayer;
 use crate::layers::{
-    DeadlineLayer, Entrance, ErrorInfoLayer, Handlers, Methods, Next, RateLimitLayer, RequestIdLayer, Through,
+    CallerStreamsLayer, DeadlineLayer, Entrance, ErrorInfoLayer, Handlers, Methods, Next, OpenStreams,
+    RateLimitLayer, RequestIdLayer, Through,
 };
 use crate::lifecycle::Readiness;
 use crate::telemetry::MetricsHandle;
@@ -108,6 +110,7 @@ impl GrpcServer {
         listeners: Listeners,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
+        descriptors::warn_if_too_few(&self.config);
         let tls = self.config.tls.clone().map(Acceptor::load).transpose().context("TLS cannot be spoken")?;
         let connections = connection::accept(listeners.grpc, &self.config, tls.clone());
         let last_call = CancellationToken::new();
@@ -115,8 +118,8 @@ impl GrpcServer {
         // From the start on: an alert on a rise needs the value before it.
         metrics::counter!("grpc_panics_total").increment(0);
         metrics::counter!("grpc_rate_limited_total").increment(0);
-        metrics::counter!("grpc_connections_cut_total").increment(0);
-        for limit in ["calls", "streams"] {
+        connection::begin_to_count();
+        for limit in ["calls", "streams", "infrastructure_streams", "caller_streams"] {
             metrics::counter!("grpc_calls_shed_total", "limit" => limit).increment(0);
         }
         health::report_alive(&reporter).await;
@@ -212,21 +215,27 @@ impl GrpcServer {
                 last_call: last_call.clone(),
             }))
             // Before anything that costs: a refusal must be cheaper than a call.
-            .layer(Through(LoadShedLayer {
+            .layer(Through(LoadShedLayer::new(
                 domain,
-                methods: methods.clone(),
-                places: Arc::new(Semaphore::new(self.config.max_calls_in_flight)),
-                streams: Arc::new(Semaphore::new(self.config.max_streams)),
-            }))
+                methods.clone(),
+                self.config.max_calls_in_flight,
+                self.config.max_streams,
+            )))
             // Above the verification: the caller's time runs from the arrival.
             .layer(Through(DeadlineLayer {
                 domain,
                 default: self.config.default_deadline,
                 longest: self.config.max_deadline,
             }))
-            // Nothing is between the decision who may call and the handler but the count of the caller's calls.
+            // Nothing is between the decision who may call and the handler but the count of the caller's calls and streams.
             .layer(Through(AuthLayer { domain, methods: methods.clone(), verifier: self.verifier.clone() }))
             .layer(Through(rate_limits))
+            .layer(Through(CallerStreamsLayer {
+                domain,
+                methods: methods.clone(),
+                most: self.config.max_streams_per_caller,
+                open: OpenStreams::default(),
+            }))
             .service(Handlers(routes.prepare()));
         Entrance { way: Arc::new(way), methods }
     }

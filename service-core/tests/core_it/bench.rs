@@ -56,7 +56,7 @@ impl Bench {
             config,
             domain: DOMAIN,
             access: ACCESS,
-            streams: &["/test.Probe/Watch"],
+            streams: &["/test.Probe/Watch", "/test.Probe/WatchSignedIn"],
             verifier: mint.verifier(),
             ids: Arc::new(UuidV7::new(Arc::new(SystemClock))),
             descriptor_sets: vec![],
@@ -101,11 +101,18 @@ pub(crate) async fn unary<M: prost::Message + Default + 'static>(
 }
 
 pub(crate) async fn streaming(channel: Channel, method: &str) -> Result<Streaming<String>, Status> {
+    streaming_with(channel, method, Request::new(String::new())).await
+}
+
+pub(crate) async fn streaming_with(
+    channel: Channel,
+    method: &str,
+    request: Request<String>,
+) -> Result<Streaming<String>, Status> {
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
     let path = PathAndQuery::try_from(format!("/test.Probe/{method}")).unwrap();
     let codec = ProstCodec::<String, String>::default();
-    let request = Request::new(String::new());
     Ok(grpc.server_streaming(request, path, codec).await?.into_inner())
 }
 
@@ -127,6 +134,13 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let status = response.split(' ').nth(1).unwrap().parse().unwrap();
     let body = response.split_once("\r\n\r\n").unwrap().1.to_owned();
     (status, body)
+}
+
+/// How many connections were cut for this reason, at all servers of this process.
+pub(crate) async fn cut(bench: &Bench, reason: &str) -> u64 {
+    let metrics = bench.get("/metrics").await.1;
+    let name = format!("grpc_connections_cut_total{{reason=\"{reason}\"}} ");
+    metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
 }
 
 /// Asks until the answer is yes.

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Request;
 
-use crate::bench::{Bench, eventually, unary};
+use crate::bench::{Bench, cut, eventually, unary};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const HEADERS: u8 = 1;
@@ -86,6 +86,7 @@ async fn a_connection_that_does_nothing_but_cancel_is_closed() {
     let bench = Bench::start().await;
     let (kind, payload) = last_word(&bench, &cancelled_calls(20_000)).await;
     assert_eq!((kind, payload.get(7).copied()), (GOAWAY, Some(ENHANCE_YOUR_CALM)), "{payload:?}");
+    eventually(async || cut(&bench, "flood").await > 0).await;
 }
 
 #[tokio::test]
@@ -144,6 +145,7 @@ async fn who_does_not_answer_pings_is_cut() {
     let mut said = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(10), silent.read_to_end(&mut said)).await;
     assert!(ended.is_ok(), "it is still open, after {said:?}");
+    eventually(async || cut(&bench, "keepalive").await > 0).await;
 }
 
 #[tokio::test]

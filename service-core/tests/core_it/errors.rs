@@ -11,7 +11,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-use crate::bench::{Bench, eventually, log, refusal, streaming, telemetry, unary};
+use crate::bench::{Bench, eventually, log, refusal, streaming, streaming_with, telemetry, unary};
 
 const USER: Uuid = Uuid::from_u128(42);
 
@@ -283,6 +283,66 @@ async fn streams_beyond_the_limit_are_refused_until_one_ends_and_other_calls_are
     assert!(bench.get("/metrics").await.1.contains("grpc_calls_shed_total{limit=\"streams\"}"));
     drop(open);
     eventually(async || streaming(bench.channel(), "Watch").await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn streams_of_health_and_the_services_own_do_not_take_each_others_places() {
+    let bench = Bench::with(|config| config.max_streams = 1).await;
+    let watch_health = async || HealthClient::new(bench.channel()).watch(HealthCheckRequest::default()).await;
+    let open = streaming(bench.channel(), "Watch").await.unwrap();
+    let mut watches = Vec::new();
+    for _ in 0..3 {
+        watches.push(watch_health().await.unwrap());
+    }
+    refusal(streaming(bench.channel(), "Watch").await);
+    drop(open);
+    eventually(async || streaming(bench.channel(), "Watch").await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn one_connection_does_not_take_all_streams_of_health() {
+    let bench = Bench::start().await;
+    let greedy = bench.channel();
+    let mut watches = Vec::new();
+    let refused = loop {
+        match HealthClient::new(greedy.clone()).watch(HealthCheckRequest::default()).await {
+            Ok(watch) => watches.push(watch),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!((refused.code(), watches.len()), (Code::ResourceExhausted, 256));
+    let rendered = telemetry().render();
+    assert!(rendered.contains("grpc_calls_shed_total{limit=\"infrastructure_streams\"}"), "{rendered}");
+    HealthClient::new(bench.channel()).watch(HealthCheckRequest::default()).await.unwrap();
+    watches.pop();
+    eventually(async || HealthClient::new(greedy.clone()).watch(HealthCheckRequest::default()).await.is_ok())
+        .await;
+}
+
+#[tokio::test]
+async fn streams_beyond_those_of_one_caller_are_refused_and_nobody_else_is_concerned() {
+    let bench = Bench::with(|config| config.max_streams_per_caller = 2).await;
+    let watch = async |user: Uuid, role| {
+        let request = bearer(&bench.mint.token(user, role));
+        streaming_with(bench.channel(), "WatchSignedIn", request).await
+    };
+    let other = Uuid::from_u128(43);
+    for role in [Role::Attendee, Role::Organizer] {
+        let mut open = vec![watch(USER, role).await.unwrap(), watch(USER, role).await.unwrap()];
+        let (code, reason, _) = refusal(watch(USER, role).await);
+        assert_eq!((code, reason.as_str()), (Code::ResourceExhausted, "RATE_LIMITED"), "{role}");
+        let _others = watch(other, role).await.unwrap();
+        open.pop();
+        eventually(async || watch(USER, role).await.is_ok()).await;
+    }
+    let rendered = telemetry().render();
+    assert!(rendered.contains("grpc_calls_shed_total{limit=\"caller_streams\"}"), "{rendered}");
+    for role in [Role::Service, Role::Admin] {
+        let mut open = Vec::new();
+        for _ in 0..5 {
+            open.push(watch(USER, role).await.unwrap());
+        }
+    }
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/test.Probe/PanicLater", Access::Public),
     ("/test.Probe/FailLater", Access::Public),
     ("/test.Probe/Context", Access::Public),
+    ("/test.Probe/WatchSignedIn", Access::SignedIn),
     ("/test.Probe/Who", Access::SignedIn),
     ("/test.Probe/AdminOnly", Access::AnyOf(&[Role::Admin])),
 ];
@@ -98,7 +99,7 @@ type Messages = Pin<Box<dyn Stream<Item = Result<String, Status>> + Send>>;
 fn streaming(path: &str) -> Messages {
     let first = stream::iter([Ok("first".to_owned())]);
     match path {
-        "/test.Probe/Watch" => first.chain(stream::pending()).boxed(),
+        "/test.Probe/Watch" | "/test.Probe/WatchSignedIn" => first.chain(stream::pending()).boxed(),
         path => {
             let fails = path == "/test.Probe/FailLater";
             let second = async move {
@@ -130,7 +131,10 @@ impl tower::Service<http::Request<Body>> for Probe {
             let mut grpc =
                 Grpc::new(ProstCodec::<String, String>::default()).max_decoding_message_size(1_024);
             Ok(match path.as_str() {
-                "/test.Probe/Watch" | "/test.Probe/PanicLater" | "/test.Probe/FailLater" => {
+                "/test.Probe/Watch"
+                | "/test.Probe/WatchSignedIn"
+                | "/test.Probe/PanicLater"
+                | "/test.Probe/FailLater" => {
                     let service = service_fn(move |_: Request<String>| {
                         let messages = streaming(&path);
                         async move { Ok::<_, Status>(Response::new(messages)) }
