@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use service_core::config::{Checked, DatabaseArgs, Period, ServerArgs, TelemetryArgs, TracesArgs};
 use service_core::health::HealthArgs;
 use service_core::layers::RateOption;
+use service_core::secret::Secret;
 use service_core::token::TokenAlgorithms;
 
 use crate::config::WhenStale;
@@ -117,7 +118,7 @@ pub struct RevocationArgs {
     pub identity_client_id_file: Option<PathBuf>,
     /// The secret of the service account
     #[arg(long, env = "ROWLOCK_IDENTITY_CLIENT_SECRET", value_name = "TEXT", hide_env_values = true)]
-    pub identity_client_secret: Option<String>,
+    pub identity_client_secret: Option<Secret>,
     /// A file that holds the secret, instead of --identity-client-secret
     #[arg(long, env = "ROWLOCK_IDENTITY_CLIENT_SECRET_FILE", value_name = "PATH")]
     pub identity_client_secret_file: Option<PathBuf>,
@@ -174,7 +175,7 @@ pub struct DemoArgs {
     pub organizer_email: String,
     /// The organizer's password
     #[arg(long, env = "ROWLOCK_ORGANIZER_PASSWORD", value_name = "TEXT", hide_env_values = true)]
-    pub organizer_password: String,
+    pub organizer_password: Secret,
     /// The attendee's account; made if it does not exist
     #[arg(
         long,
@@ -185,7 +186,7 @@ pub struct DemoArgs {
     pub attendee_email: String,
     /// The attendee's password
     #[arg(long, env = "ROWLOCK_ATTENDEE_PASSWORD", value_name = "TEXT", hide_env_values = true)]
-    pub attendee_password: String,
+    pub attendee_password: Secret,
     /// How many people want a seat, 1 to 100000
     #[arg(long, value_name = "N", default_value = "1000")]
     pub users: Checked<u32>,
@@ -195,4 +196,22 @@ pub struct DemoArgs {
     /// The file with the accounts and addresses, to be named in the grpcurl lines
     #[arg(long, value_name = "PATH")]
     pub state_file: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_of_the_arguments_shows_no_secret() {
+        let url = "postgres://rowlock:hunter2@db.example/booking";
+        let account = ["--identity-client-id", "booking", "--identity-client-secret", "hunter2"];
+        let serve = [&["serve", "--database-url", url], &account[..]].concat();
+        let demo = ["demo", "--organizer-password", "hunter2", "--attendee-password", "hunter2"];
+        for arguments in [&serve[..], &["migrate", "--database-url", url], &demo] {
+            let parsed = Cli::try_parse_from([&["booking-service"], arguments].concat()).unwrap();
+            let debug = format!("{parsed:?}");
+            assert!(debug.contains("[secret]") && !debug.contains("hunter2"), "{debug}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use service_core::config::{
     Checked, ConfigErrors, DatabaseConfig, DefaultAddresses, Period, ServerConfig, TelemetryConfig, secret,
 };
 use service_core::layers::{RateLimit, RateOption};
+use service_core::secret::Secret;
 use service_core::token::VerifierConfig;
 use service_core::upstream::{Upstream, UpstreamOptions};
 
@@ -155,7 +156,7 @@ impl RevocationArgs {
         let file = self.identity_client_secret_file.as_deref();
         let client_secret = secret(secret_name, self.identity_client_secret, file, errors);
         let id_name = "--identity-client-id (ROWLOCK_IDENTITY_CLIENT_ID)";
-        let id = self.identity_client_id.filter(|id| !id.trim().is_empty());
+        let id = self.identity_client_id.filter(|id| !id.trim().is_empty()).map(Secret::new);
         let file = self.identity_client_id_file.as_deref();
         let id_given = id.is_some() || file.is_some();
         let client_id = secret(id_name, id, file, errors).map(|id| id.expose().to_owned());

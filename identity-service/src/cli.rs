@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use service_core::config::{Checked, DatabaseArgs, Period, ServerArgs, TelemetryArgs, TracesArgs};
 use service_core::health::HealthArgs;
+use service_core::secret::Secret;
 
 use crate::signing::SigningAlgorithm;
 
@@ -233,13 +234,13 @@ pub struct ServiceAccountCreateArgs {
 pub struct AdminCreateArgs {
     /// The e-mail address
     #[arg(long, env = "ROWLOCK_ADMIN_EMAIL", value_name = "ADDRESS", hide_env_values = true)]
-    pub email: String,
+    pub email: Secret,
     /// What to call the administrator
     #[arg(long, value_name = "TEXT", default_value = "Administrator")]
     pub display_name: String,
     /// The password itself. Hidden: what stands on a command line is seen by everybody on the machine.
     #[arg(long, env = "ROWLOCK_ADMIN_PASSWORD", hide = true, hide_env_values = true)]
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// A file that holds the password
     #[arg(long, env = "ROWLOCK_ADMIN_PASSWORD_FILE", value_name = "PATH")]
     pub password_file: Option<PathBuf>,
@@ -260,12 +261,33 @@ pub struct AdminCreateArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
 
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn debug_of_the_arguments_shows_no_secret() {
+        let url = "postgres://rowlock:hunter2@db.example/identity";
+        let create = [
+            "admin",
+            "create",
+            "--email",
+            "hunter2@example.org",
+            "--password",
+            "hunter2",
+            "--database-url",
+            url,
+        ];
+        for arguments in [&["serve", "--database-url", url][..], &["migrate", "--database-url", url], &create]
+        {
+            let parsed = Cli::try_parse_from([&["identity-service"], arguments].concat()).unwrap();
+            let debug = format!("{parsed:?}");
+            assert!(debug.contains("[secret]") && !debug.contains("hunter2"), "{debug}");
+        }
     }
 }

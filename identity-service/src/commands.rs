@@ -1,6 +1,7 @@
 //! What the binary does, one function for each command.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use service_core::config::{ConfigErrors, secret};
@@ -13,7 +14,10 @@ use service_core::validation::Violations;
 use service_core::{database, migrate, telemetry};
 
 use crate::MIGRATOR;
-use crate::accounts::{AdminCreated, NewAdmin, create_admin, create_first_service_account};
+use crate::accounts::{
+    AdminCreated, ClientSecret, NewAdmin, create_admin, create_first_service_account,
+    take_back_first_service_account,
+};
 use crate::cli::{AdminCreateArgs, KeysCommand, MigrateArgs, ServeArgs, ServiceAccountCreateArgs};
 use crate::config::DEFAULT_ADDRESSES;
 use crate::domain::{Email, NewPassword, display_name};
@@ -102,7 +106,7 @@ pub async fn admin_create(args: AdminCreateArgs) -> anyhow::Result<()> {
     };
 
     let mut violations = Violations::default();
-    let email = Email::read(&mut violations, "email", &args.email);
+    let email = Email::read(&mut violations, "email", args.email.expose());
     let password = NewPassword::read(&mut violations, "password", password.expose(), &email);
     let display_name = display_name(&mut violations, "display-name", &args.display_name);
     violations.finish()?;
@@ -151,18 +155,31 @@ pub async fn service_account_create(args: ServiceAccountCreateArgs) -> anyhow::R
 
     let pool = database::pool(&database, APPLICATION_NAME).await;
     migrate::check_schema(&pool, &MIGRATOR).await?;
-    let (account, secret) = create_first_service_account(&pool, &Sources::system(), display_name).await?;
-    pool.close().await;
-    if let Some(dir) = &args.dir {
-        // The id comes last: where it is, the secret is.
-        for (name, text) in [("client-secret", secret.expose()), (CLIENT_ID_FILE, &account.client_id)] {
-            whole_file::write(dir, name, text.as_bytes(), 0o600)
-                .with_context(|| format!("{} cannot be written", dir.join(name).display()))?;
-        }
-        return say(&format!("{}: the credentials of service account {}", dir.display(), account.client_id));
+    let sources = Sources::system();
+    let (account, secret) = create_first_service_account(&pool, &sources, display_name).await?;
+    let Some(dir) = &args.dir else {
+        pool.close().await;
+        say(&format!("ROWLOCK_IDENTITY_CLIENT_ID={}", account.client_id))?;
+        return say(&format!("ROWLOCK_IDENTITY_CLIENT_SECRET={}", secret.expose()));
+    };
+    let kept = keep_credentials(dir, &account.client_id, &secret);
+    if let Err(error) = &kept {
+        // Nobody has its secret, and the next try makes another one.
+        let taken_back = take_back_first_service_account(&pool, &sources, account.id).await;
+        taken_back.with_context(|| format!("{error:#}, and service account {} remains", account.id))?;
     }
-    say(&format!("ROWLOCK_IDENTITY_CLIENT_ID={}", account.client_id))?;
-    say(&format!("ROWLOCK_IDENTITY_CLIENT_SECRET={}", secret.expose()))
+    pool.close().await;
+    kept?;
+    say(&format!("{}: the credentials of service account {}", dir.display(), account.client_id))
+}
+
+fn keep_credentials(dir: &Path, client_id: &str, secret: &ClientSecret) -> anyhow::Result<()> {
+    // The id comes last: where it is, the secret is.
+    for (name, text) in [("client-secret", secret.expose()), (CLIENT_ID_FILE, client_id)] {
+        whole_file::write(dir, name, text.as_bytes(), 0o600)
+            .with_context(|| format!("{} cannot be written", dir.join(name).display()))?;
+    }
+    Ok(())
 }
 
 fn password_from_stdin() -> anyhow::Result<Secret> {

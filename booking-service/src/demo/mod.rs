@@ -13,7 +13,6 @@ use rowlock_proto::booking::v1::event_service_client::EventServiceClient;
 use service_core::clock::{Clock, SystemClock};
 use service_core::config::ConfigErrors;
 use service_core::ids::{IdSource, UuidV7};
-use service_core::secret::Secret;
 use service_core::upstream::{Upstream, UpstreamOptions};
 use service_core::validation::timestamp;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -54,8 +53,8 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let mut screen = Screen::standard();
 
     let identity = identity.connect().await.context("identity-service cannot be reached")?;
-    let organizer = Account::organizer(&args.organizer_email, Secret::new(args.organizer_password));
-    let attendee = Account::attendee(&args.attendee_email, Secret::new(args.attendee_password));
+    let organizer = Account::organizer(&args.organizer_email, args.organizer_password);
+    let attendee = Account::attendee(&args.attendee_email, args.attendee_password);
     let organizer = organizer.sign_in(&identity).await.context("the organizer cannot sign in")?;
     attendee.sign_in(&identity).await.context("the attendee cannot sign in")?;
 

@@ -25,7 +25,7 @@ pub use admin::{AdminCreated, NewAdmin, create_admin};
 pub use change_password::ChangePassword;
 pub use client_secret::ClientSecret;
 pub use refresh_token::RefreshToken;
-pub use service_accounts::{ServiceSignIn, create_first_service_account};
+pub use service_accounts::{ServiceSignIn, create_first_service_account, take_back_first_service_account};
 pub use sessions::SessionTokens;
 pub use sign_in::SignIn;
 pub use sign_up::SignUp;

@@ -129,6 +129,16 @@ pub async fn create_first_service_account(
     create_service_account(pool, sources, display_name, act).await
 }
 
+/// Takes back what [`create_first_service_account`] made, if nobody can be told its secret.
+///
+/// # Errors
+/// If the database fails.
+pub async fn take_back_first_service_account(pool: &PgPool, sources: &Sources, id: Uuid) -> Result<()> {
+    let act = Act { entry_id: sources.ids.new_id(), actor_id: None, time: sources.clock.now() };
+    store::delete_service_account(pool, id, act).await?;
+    Ok(())
+}
+
 async fn create_service_account(
     pool: &PgPool,
     sources: &Sources,

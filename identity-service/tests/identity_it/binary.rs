@@ -323,6 +323,32 @@ async fn the_credentials_of_a_service_account_are_kept_in_files_and_made_once() 
 }
 
 #[tokio::test]
+async fn a_service_account_whose_credentials_cannot_be_kept_is_taken_back() {
+    let database = TestCluster::database("identity", &MIGRATOR).await;
+    let folder = tempfile::tempdir().unwrap();
+    let in_the_way = folder.path().join("client-secret");
+    fs::create_dir(&in_the_way).unwrap();
+    let create = || {
+        let dir = folder.path().to_str().unwrap();
+        let mut create = binary(&["service-account", "create", "--display-name", "booking", "--dir", dir]);
+        create.env("ROWLOCK_DATABASE_URL", &database.url);
+        run(create, "")
+    };
+    let pool = database.pool(1);
+    let count = async || {
+        sqlx::query_scalar::<_, i64>("SELECT count(*) FROM service_accounts").fetch_one(&pool).await.unwrap()
+    };
+    let (code, out, err) = create();
+    assert!(code == 1 && err.contains("client-secret cannot be written"), "{out}{err}");
+    assert_eq!(count().await, 0);
+    assert_eq!(files(folder.path().to_str().unwrap()), ["client-secret"]);
+    fs::remove_dir(&in_the_way).unwrap();
+    let (code, out, err) = create();
+    assert!(code == 0, "{out}{err}");
+    assert_eq!(count().await, 1);
+}
+
+#[tokio::test]
 async fn an_admins_password_keeps_the_rules() {
     let database = TestCluster::database("identity", &MIGRATOR).await;
     for (input, complaint) in [("", "is required"), ("short 7\n", "at least 8"), ("password123\n", "common")]

@@ -24,7 +24,7 @@ use crate::trace::TracesConfig;
 pub struct DatabaseArgs {
     /// The database, such as postgres://user:password@host:5432/name?sslmode=verify-full
     #[arg(long, env = "ROWLOCK_DATABASE_URL", value_name = "URL", hide_env_values = true)]
-    pub database_url: Option<String>,
+    pub database_url: Option<Secret>,
     /// A file that holds the database URL, instead of --database-url
     #[arg(long, env = "ROWLOCK_DATABASE_URL_FILE", value_name = "PATH")]
     pub database_url_file: Option<PathBuf>,

@@ -120,7 +120,7 @@ impl fmt::Display for Period {
 /// dropped. `None` if it is given in neither way, or was wrong.
 pub fn secret(
     name: &str,
-    value: Option<String>,
+    value: Option<Secret>,
     file: Option<&Path>,
     errors: &mut ConfigErrors,
 ) -> Option<Secret> {
@@ -129,7 +129,7 @@ pub fn secret(
             errors.add(name, "and its _FILE are both set: give only one");
             return None;
         }
-        (Some(value), None) => value,
+        (Some(value), None) => value.expose().to_owned(),
         (None, Some(path)) => match std::fs::read_to_string(path) {
             Ok(text) => {
                 text.strip_suffix('\n').map_or(text.as_str(), |t| t.trim_end_matches('\r')).to_owned()

@@ -91,6 +91,8 @@ fn neither_errors_nor_debug_show_a_password() {
     let (database, ..) = check(&["--database-url", URL]).unwrap();
     let debug = format!("{database:?}");
     assert!(debug.contains("db.example") && !debug.contains("hunter2"), "{debug}");
+    let parsed = format!("{:?}", Options::try_parse_from(["test", "--database-url", URL]).unwrap());
+    assert!(parsed.contains("database_url: Some") && !parsed.contains("hunter2"), "{parsed}");
 }
 
 #[test]
