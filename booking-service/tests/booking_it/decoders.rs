@@ -100,8 +100,12 @@ async fn ask(handlers: &Routes, rpc: &str, role: Role, bytes: Vec<u8>) -> Code {
     });
     match raw::send(handlers.clone(), &raw::path(rpc), request).await {
         Ok(_) => Code::Ok,
-        // Bytes that are no message: the codec's word, which the layers around the handlers put right.
-        Err(status) if status.code() == Code::Internal && status.details().is_empty() => {
+        // Bytes that are no message: the codec's words, which the layers around the handlers put right.
+        Err(status)
+            if status.code() == Code::Internal
+                && status.details().is_empty()
+                && status.message().starts_with("failed to decode Protobuf message: ") =>
+        {
             Code::InvalidArgument
         }
         Err(status) => status.code(),
