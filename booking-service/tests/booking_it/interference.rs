@@ -11,7 +11,7 @@ use sqlx::{Postgres, Transaction};
 use crate::acts::{ask, ask_or_queue, draft};
 use crate::caller::Caller;
 use crate::proof::id;
-use crate::refusal::assert_refused;
+use crate::refusal::{assert_refused, refused};
 use crate::system::{PATIENCE, System, at_once};
 
 /// Holds the event's row as a migration, a repair or a stuck client would.
@@ -51,7 +51,7 @@ async fn while_one_event_is_locked_by_somebody_else_the_others_go_on() {
     let before = system.everything().await;
     held.rollback().await.unwrap();
     // Behind them in the line: when this is answered, they have been dropped or applied.
-    organizer.delete_event(&stuck).await.unwrap_err();
+    refused(organizer.delete_event(&stuck).await, "STATE_CONFLICT");
     assert_eq!(system.everything().await, before, "whoever was told that it is too late has no seat");
     system.assert_consistent(&stuck).await;
     system.assert_consistent(&free).await;
