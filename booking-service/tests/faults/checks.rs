@@ -62,7 +62,7 @@ pub(crate) const CHECKS: [(&str, &str); 10] = [
     (
         "refused for what cannot be",
         "SELECT concat_ws(' ', request_id, reason) FROM said WHERE outcome = 'refused'
-            AND reason NOT IN ('EVENT_FULL', 'OVERLOADED', 'SHUTTING_DOWN', 'IDENTITY_UNAVAILABLE')",
+            AND reason NOT IN ('EVENT_FULL', 'OVERLOADED', 'IDENTITY_UNAVAILABLE')",
     ),
     (
         "a session idles in a transaction",

@@ -4,14 +4,51 @@ use std::time::Duration;
 
 use rowlock_proto::booking::v1 as pb;
 use service_core::auth::Role;
+use service_core::token::Claims;
 use tokio::time::sleep;
+use tonic_types::StatusExt;
+use uuid::Uuid;
 
-use crate::acts::{ask, draft};
+use crate::acts::draft;
 use crate::caller::Caller;
 use crate::proving::Ordeal;
 use crate::refusal::refused;
-use crate::stage::Stage;
+use crate::stage::{Stage, ask_for_somebody};
 use crate::system::now;
+
+/// How each replica's clock goes: tokens, which it judges by its own, tell.
+async fn clocks(stage: &Stage) -> Vec<&'static str> {
+    let id = Uuid::from_u128(rand::random());
+    let token = |valid_in: i64, expires_in: i64| {
+        let now = now().unix_timestamp();
+        let claims = |claims: &mut Claims| {
+            (claims.iat, claims.nbf, claims.exp) = (now + valid_in, now + valid_in, now + expires_in);
+        };
+        stage.mint.token_with(id, Role::Attendee, claims, |_| {})
+    };
+    let mut clocks = Vec::new();
+    for way in stage.ways() {
+        let look = async |token: String| {
+            let events = Caller::new(id, &token, way.clone())
+                .events()
+                .list_events(pb::ListEventsRequest::default())
+                .await;
+            events.map(drop).map_err(|status| reason(&status))
+        };
+        let minutes = (look(token(-120, 600)).await, look(token(-600, 120)).await);
+        clocks.push(match minutes {
+            (Ok(()), Ok(())) => "right",
+            (Ok(()), Err(why)) if why == "TOKEN_EXPIRED" => "ahead",
+            (Err(why), Ok(())) if why == "TOKEN_INVALID" => "behind",
+            other => panic!("{other:?}"),
+        });
+    }
+    clocks
+}
+
+fn reason(status: &tonic::Status) -> String {
+    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "a fault: deploy/local/test faults"]
@@ -26,6 +63,7 @@ async fn replicas_whose_clocks_are_five_minutes_off_seat_by_the_databases_clock(
             .env("DONT_FAKE_MONOTONIC", "1");
     });
     stage.add_replicas(3).await;
+    assert_eq!(clocks(&stage).await, ["behind", "right", "ahead"]);
     let ordeal = Ordeal::begin(&stage, stage.crowd(stage.ways()).await);
     let callers: Vec<_> = stage.ways().into_iter().map(|way| stage.caller(Role::Service, way)).collect();
     let organizer = stage.caller(Role::Organizer, stage.ways()[2].clone());
@@ -40,10 +78,8 @@ async fn replicas_whose_clocks_are_five_minutes_off_seat_by_the_databases_clock(
     let later = organizer.publish_new(opens(now() + minute)).await;
     let already = organizer.publish_new(opens(now() - minute)).await;
     for caller in &callers {
-        let user_id = || uuid::Uuid::from_u128(rand::random()).to_string();
-        let asked = pb::RegisterRequest { user_id: user_id(), ..ask(&later) };
-        refused(caller.try_register(asked).await, "REGISTRATION_CLOSED");
-        caller.seats(pb::RegisterRequest { user_id: user_id(), ..ask(&already) }).await;
+        refused(caller.try_register(ask_for_somebody(&later)).await, "REGISTRATION_CLOSED");
+        caller.seats(ask_for_somebody(&already)).await;
     }
     // A hold of two seconds can be confirmed at once, and not after three, wherever.
     let ways = stage.ways();

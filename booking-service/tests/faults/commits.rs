@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use service_core::test_support::TestServer;
 use tokio::time::sleep;
 
 use crate::proving::Ordeal;
 use crate::proxy::Proxy;
 use crate::stage::{Stage, scale};
-use service_core::test_support::TestServer;
+use crate::system::eventually;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "a fault: deploy/local/test faults"]
@@ -18,15 +19,24 @@ async fn answers_to_commit_that_are_lost_are_found_and_never_told_wrongly() {
     stage.through(proxy.address);
     stage.add_replicas(2).await;
     let ordeal = Ordeal::begin(&stage, stage.crowd(stage.ways()).await);
-    let (times, mut lost) = (60 * scale() as usize, 0);
+    let times = 60 * scale() as usize;
+    let left = || {
+        let faults = [&proxy.faults.before_commit, &proxy.faults.after_commit];
+        faults.map(|left| left.load(Ordering::SeqCst)).iter().sum::<usize>()
+    };
     for time in 0..times {
         let fault = if time % 3 == 0 { &proxy.faults.before_commit } else { &proxy.faults.after_commit };
         fault.fetch_add(1, Ordering::SeqCst);
         sleep(rand::random_range(Duration::ZERO..Duration::from_millis(120))).await;
-        lost = time + 1
-            - proxy.faults.before_commit.load(Ordering::SeqCst)
-            - proxy.faults.after_commit.load(Ordering::SeqCst);
     }
-    ordeal.prove(&stage, "4, COMMIT or its answer lost", lost).await;
+    eventually(async || left() == 0).await;
+    sleep(Duration::from_secs(1)).await;
+    let found = async |outcome: &str| {
+        stage.count("booking_unknown_commits_total", &format!("outcome=\"{outcome}\"")).await
+    };
+    let (committed, not_committed) = (found("committed").await, found("not_committed").await);
+    let figures = format!(", looked up: {committed} committed and {not_committed} not");
+    ordeal.prove_with(&stage, "4, COMMIT or its answer lost", times, &figures).await;
+    assert!(committed > 0.0 && not_committed > 0.0, "both have to be found out{figures}");
     stage.end();
 }

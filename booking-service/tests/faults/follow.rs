@@ -97,7 +97,7 @@ async fn read(way: &Caller, copy: &mut Copy, follow: bool) -> Result<(), Status>
 pub(crate) struct Watcher {
     event_id: String,
     last: tokio::sync::watch::Receiver<i64>,
-    task: JoinHandle<Vec<String>>,
+    task: JoinHandle<(Vec<String>, usize)>,
     stop: CancellationToken,
 }
 
@@ -129,7 +129,7 @@ impl Watcher {
                 let _ = until.run_until_cancelled(watch).await;
                 let _ = until.run_until_cancelled(sleep(Duration::from_millis(50))).await;
             }
-            wrong
+            (wrong, opened)
         });
         Self { event_id, last, task, stop }
     }
@@ -139,8 +139,9 @@ impl Watcher {
         *self.last.borrow()
     }
 
-    /// Everything that it was told wrongly, or not at all: in the end it has to know the present.
-    pub(crate) async fn end(mut self, pool: &PgPool, patience: Duration) -> Vec<String> {
+    /// Everything that it was told wrongly, or not at all: in the end it has to know the present. And how many watches it
+    /// took.
+    pub(crate) async fn end(mut self, pool: &PgPool, patience: Duration) -> (Vec<String>, usize) {
         let version: i64 = sqlx::query_scalar("SELECT version FROM events WHERE id = $1")
             .bind(crate::proof::id(&self.event_id))
             .fetch_one(pool)
@@ -148,10 +149,10 @@ impl Watcher {
             .unwrap();
         let told = timeout(patience, self.last.wait_for(|last| *last >= version)).await.is_ok();
         self.stop.cancel();
-        let mut wrong = self.task.await.unwrap();
+        let (mut wrong, opened) = self.task.await.unwrap();
         if !told {
             wrong.push(format!("a watch never tells version {version}"));
         }
-        wrong
+        (wrong, opened)
     }
 }

@@ -17,8 +17,9 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 use uuid::Uuid;
 
+use crate::acts::update;
 use crate::caller::Caller;
-use crate::journal::{Answer, Ask, Journal, Made, Move};
+use crate::journal::{Answer, Ask, Journal, LONG_HOLD, Made, Move};
 use crate::policy::RetryPolicy;
 use crate::stage::long_token;
 use crate::system::PATIENCE;
@@ -40,7 +41,7 @@ pub(crate) struct Crowd {
     pub(crate) deadline: Duration,
     /// Repeats what fails, as it is shipped with the contract.
     pub(crate) policy: Option<RetryPolicy>,
-    /// Whether people hang up before their deadline, or give hardly any.
+    /// Whether people hang up before their deadline, ask the same again at once, and do nothing with what they get.
     pub(crate) hurried: bool,
     /// Calls for seats that were begun, and that were answered for good.
     pub(crate) begun: Arc<AtomicUsize>,
@@ -56,8 +57,11 @@ pub(crate) struct Load {
 }
 
 impl Load {
+    /// A crowd, and an organizer who changes capacities meanwhile.
     pub(crate) fn start(crowd: Crowd) -> Self {
-        Self::with_journal(crowd, Arc::new(Journal::default()))
+        let mut load = Self::with_journal(crowd, Arc::new(Journal::default()));
+        load.people.spawn(organize(load.crowd.clone(), Arc::clone(&load.journal), load.stop.clone()));
+        load
     }
 
     /// One more crowd, with the same books.
@@ -104,7 +108,7 @@ impl Load {
                 loop {
                     let answer = person.ask(&crowd, ask).await;
                     journal.answered(line, &answer);
-                    if !again(&answer) || Instant::now() > until {
+                    if answer.trouble().is_none() || Instant::now() > until {
                         break;
                     }
                     sleep(Duration::from_millis(100)).await;
@@ -120,7 +124,7 @@ impl Load {
                 loop {
                     let answer = person.make_move(&crowd, &journal, action, &made).await;
                     journal.moved(line, &answer);
-                    if !again(&answer) || Instant::now() > until {
+                    if answer.trouble().is_none() || Instant::now() > until {
                         break;
                     }
                     sleep(Duration::from_millis(100)).await;
@@ -134,18 +138,57 @@ impl Load {
     }
 }
 
-/// Whether a repetition has to be repeated: it was not even begun, or is as unknown as the call before.
-fn again(answer: &Answer) -> bool {
-    match answer {
-        Answer::Refused(reason) => {
-            ["OVERLOADED", "SHUTTING_DOWN", "IDENTITY_UNAVAILABLE"].contains(&reason.as_str())
+/// Makes events larger and smaller again, now and then. What becomes of a call does not matter to anybody's books: the log
+/// tells.
+async fn organize(crowd: Crowd, journal: Arc<Journal>, stop: CancellationToken) {
+    let id = Uuid::from_u128(rand::random());
+    let token = long_token(&crowd.mint, id, Role::Admin);
+    let pause = || sleep(rand::random_range(Duration::from_millis(100)..Duration::from_millis(500)));
+    while stop.run_until_cancelled(pause()).await.is_some() {
+        let event = &crowd.events[rand::random_range(0..crowd.events.len())];
+        let way = crowd.front[rand::random_range(0..crowd.front.len())].clone();
+        let capacity = event.capacity + rand::random_range(0..=event.capacity.min(200) / 5);
+        let change = Caller::new(id, &token, way).set_capacity_by(crowd.deadline, event, capacity).await;
+        match change.map_err(|status| Answer::failed(&status)) {
+            Err(Answer::Refused(reason)) if reason == "CAPACITY_BELOW_TAKEN" => {}
+            Err(answer) if answer.trouble() == Some("INTERNAL_ERROR") => journal.heard(&answer),
+            Err(answer) if answer.trouble().is_none() => {
+                journal.wrong(format!("a capacity of {capacity} is refused: {answer:?}"));
+            }
+            Ok(()) | Err(_) => {}
         }
-        Answer::Unknown(_) => true,
-        Answer::Made(_) => false,
+    }
+}
+
+impl Caller {
+    async fn set_capacity_by(
+        &self,
+        deadline: Duration,
+        event: &pb::Event,
+        capacity: i32,
+    ) -> Result<(), Status> {
+        let event = pb::Event { event_id: event.event_id.clone(), capacity, ..pb::Event::default() };
+        self.events().update_event(timed(deadline, update(event, &["capacity"]))).await.map(drop)
     }
 }
 
 impl Crowd {
+    /// People who come by these ways one after the other, and repeat nothing.
+    pub(crate) fn of(events: Vec<pb::Event>, front: Vec<Channel>, mint: Arc<TokenMint>) -> Self {
+        Self {
+            events,
+            front,
+            mint,
+            people: 32,
+            pause: Duration::from_millis(40),
+            deadline: Duration::from_secs(5),
+            policy: None,
+            hurried: false,
+            begun: Arc::default(),
+            answered: Arc::default(),
+        }
+    }
+
     pub(crate) fn somebody(&self, user: Uuid) -> Person {
         let token = long_token(&self.mint, user, Role::Attendee);
         Person::new(self, Caller::new(user, &token, self.front[0].clone()))
@@ -193,13 +236,13 @@ impl Person {
     }
 
     pub(crate) async fn ask(&self, crowd: &Crowd, ask: Ask) -> Answer {
-        let hold = prost_types::Duration { seconds: 3_600, nanos: 0 };
+        let hold = |seconds| prost_types::Duration { seconds, nanos: 0 };
         let when_full = if ask.queue { pb::WhenFull::JoinWaitlist } else { pb::WhenFull::Reject };
         let request = pb::RegisterRequest {
             event_id: ask.event.to_string(),
             request_id: ask.request_id.to_string(),
             seats: Some(ask.seats),
-            hold_duration: ask.hold.then_some(hold),
+            hold_duration: ask.hold.map(hold),
             when_full: when_full.into(),
             ..pb::RegisterRequest::default()
         };
@@ -238,10 +281,23 @@ impl Person {
     }
 
     /// How the entry is now, if that can be learned.
-    async fn look(&self, crowd: &Crowd, made: &Made) -> Option<Made> {
-        let request = timed(crowd.deadline, pb::GetWaitlistEntryRequest { entry_id: made.id.to_string() });
-        let answer = self.caller().waitlists().get_waitlist_entry(request).await.ok()?.into_inner();
-        answer.entry.as_ref().map(Made::entry)
+    async fn look(&self, crowd: &Crowd, journal: &Journal, made: &Made) -> Option<Made> {
+        let (entry_id, deadline) = (made.id.to_string(), crowd.deadline);
+        let call = |caller: Caller| {
+            let request = timed(deadline, pb::GetWaitlistEntryRequest { entry_id: entry_id.clone() });
+            async move { caller.waitlists().get_waitlist_entry(request).await.map(tonic::Response::into_inner) }
+        };
+        match self.call(crowd, call).await {
+            Ok(answer) => answer.entry.as_ref().map(Made::entry),
+            Err(status) => {
+                let answer = Answer::failed(&status);
+                if answer.trouble().is_none() {
+                    journal.wrong(format!("{made:?} is there, and a look at it is {answer:?}"));
+                }
+                journal.heard(&answer);
+                None
+            }
+        }
     }
 }
 
@@ -312,31 +368,53 @@ impl Life {
             user,
             request_id: Uuid::from_u128(rand::random()),
             seats: self.dice.random_range(1..=largest),
-            hold: self.dice.random_bool(0.2),
+            hold: match self.dice.random_range(0..20) {
+                0 => Some(1),
+                1..4 => Some(LONG_HOLD * 6),
+                _ => None,
+            },
             queue: self.dice.random_bool(0.6),
         };
         let line = self.journal.ask(ask);
-        self.crowd.begun.fetch_add(1, Ordering::Relaxed);
-        let patience = if self.crowd.hurried {
-            self.dice.random_range(Duration::ZERO..=self.crowd.deadline)
-        } else {
-            PATIENCE
+        let mut left = if self.crowd.hurried { 20 } else { 1 };
+        let answer = loop {
+            self.crowd.begun.fetch_add(1, Ordering::Relaxed);
+            let patience = if self.crowd.hurried {
+                self.dice.random_range(Duration::ZERO..=self.crowd.deadline)
+            } else {
+                PATIENCE
+            };
+            let answer = match timeout(patience, person.ask(&self.crowd, ask)).await {
+                Ok(answer) => answer,
+                Err(_) => Answer::Unknown("hung up".to_owned()),
+            };
+            self.journal.answered(line, &answer);
+            left -= 1;
+            if !answer.is_unknown() || left == 0 || self.stop.is_cancelled() {
+                break answer;
+            }
         };
-        let answer = match timeout(patience, person.ask(&self.crowd, ask)).await {
-            Ok(answer) => answer,
-            Err(_) => Answer::Unknown("hung up".to_owned()),
-        };
-        self.journal.answered(line, &answer);
         if !answer.is_unknown() {
             self.crowd.answered.fetch_add(1, Ordering::Relaxed);
         }
         let Answer::Made(made) = answer else { return None };
+        if self.crowd.hurried {
+            return None;
+        }
         // As clients do that lost the answer, at whatever replica.
-        if self.dice.random_bool(0.1)
-            && let Answer::Made(repeated) = person.ask(&self.crowd, ask).await
-            && (repeated.id, repeated.entry, repeated.seats) != (made.id, made.entry, made.seats)
-        {
-            self.journal.wrong(format!("{ask:?} was answered with {made:?} and with {repeated:?}"));
+        if self.dice.random_bool(0.1) {
+            let answer = person.ask(&self.crowd, ask).await;
+            self.journal.heard(&answer);
+            let is_same = match &answer {
+                Answer::Made(repeated) => {
+                    (repeated.id, repeated.entry, repeated.seats) == (made.id, made.entry, made.seats)
+                }
+                // Not begun, or not answered: that says nothing.
+                other => other.trouble().is_some(),
+            };
+            if !is_same {
+                self.journal.wrong(format!("{ask:?} was answered with {made:?} and with {answer:?}"));
+            }
         }
         Some(made)
     }
@@ -347,12 +425,14 @@ impl Life {
         let action = match made.state {
             "HELD" if self.dice.random_bool(0.5) => Move::Confirm,
             "HELD" | "CONFIRMED" if self.dice.random_bool(0.4) => Move::Cancel,
-            "WAITING" | "OFFERED" => match person.look(&self.crowd, &made).await.map(|seen| seen.state) {
-                Some("OFFERED") if self.dice.random_bool(0.6) => Move::Accept,
-                Some("OFFERED") => Move::Decline,
-                Some("WAITING") if self.dice.random_bool(0.2) => Move::Leave,
-                _ => return false,
-            },
+            "WAITING" | "OFFERED" => {
+                match person.look(&self.crowd, &self.journal, &made).await.map(|seen| seen.state) {
+                    Some("OFFERED") if self.dice.random_bool(0.6) => Move::Accept,
+                    Some("OFFERED") => Move::Decline,
+                    Some("WAITING") if self.dice.random_bool(0.2) => Move::Leave,
+                    _ => return false,
+                }
+            }
             _ => return false,
         };
         let line = self.journal.make_move(user, action, &made);

@@ -9,11 +9,11 @@ use service_core::auth::Role;
 
 use crate::checks::violations;
 use crate::follow::{Follower, Watcher};
-use crate::journal::{Answer, Ask, Journal};
+use crate::journal::{Answer, Ask, Journal, Made, Move};
 use crate::load::Crowd;
 use crate::proof::id;
 use crate::proving::{unforeseen, unproven};
-use crate::system::{System, eventually};
+use crate::system::{PATIENCE, System, eventually};
 
 /// A replica, and a client's books of some honest calls.
 pub(crate) struct Honest {
@@ -28,25 +28,16 @@ impl Honest {
         let system = System::with_replicas(1).await;
         let event = system.event(2).await;
         let journal = Journal::default();
-        let crowd = Crowd {
-            events: vec![event.clone()],
-            front: vec![system.replicas[0].channel.clone()],
-            mint: Arc::new(service_core::test_support::TokenMint::new()),
-            people: 0,
-            pause: Duration::ZERO,
-            deadline: Duration::from_secs(60),
-            policy: None,
-            hurried: false,
-            begun: Arc::default(),
-            answered: Arc::default(),
-        };
+        let mint = Arc::new(service_core::test_support::TokenMint::new());
+        let front = vec![system.replicas[0].channel.clone()];
+        let crowd = Crowd { deadline: PATIENCE, ..Crowd::of(vec![event.clone()], front, mint) };
         for n in 0..7 {
             let ask = Ask {
                 event: id(&event.event_id),
                 user: system.new_id(),
                 request_id: system.new_id(),
                 seats: 1,
-                hold: false,
+                hold: None,
                 queue: n < 5,
             };
             let line = journal.ask(ask);
@@ -68,7 +59,7 @@ impl Honest {
     }
 }
 
-fn assert_named(words: &str, complaints: &[String]) {
+pub(crate) fn assert_named(words: &str, complaints: &[String]) {
     assert!(complaints.iter().any(|complaint| complaint.contains(words)), "{words}: {complaints:#?}");
 }
 
@@ -112,7 +103,7 @@ async fn a_watch_that_is_told_nothing_or_nonsense_or_the_past_is_found() {
     let ways: Vec<_> = honest.system.replicas.iter().map(|replica| admin.clone().at(replica)).collect();
     let pool = &honest.system.pool.clone();
     let watcher = Watcher::start(&honest.event, ways.clone());
-    assert_eq!(watcher.end(pool, SOON).await, Vec::<String>::new());
+    assert_eq!(watcher.end(pool, SOON).await.0, Vec::<String>::new());
 
     sqlx::raw_sql("ALTER TABLE events DROP CONSTRAINT events_seats_in_range").execute(pool).await.unwrap();
     honest.sql("UPDATE events SET seats_remaining = 3").await;
@@ -126,7 +117,7 @@ async fn a_watch_that_is_told_nothing_or_nonsense_or_the_past_is_found() {
     // And then there is nobody left to tell it the present.
     honest.system.stop().await;
     honest.sql("UPDATE events SET version = version + 10").await;
-    let wrong = watcher.end(pool, SHORT).await;
+    let wrong = watcher.end(pool, SHORT).await.0;
     assert_named("a watch tells", &wrong);
     assert_named("a watch goes back", &wrong);
     assert_named("never tells", &wrong);
@@ -144,4 +135,26 @@ async fn what_the_service_says_against_itself_is_heard() {
     assert_named("1 answers are INTERNAL_ERROR", &unforeseen(&honest.journal));
     honest.journal.wrong("two answers to one request".to_owned());
     assert_named("two answers to one request", &honest.violations().await);
+}
+
+#[test]
+fn a_move_that_nobody_can_refuse_is_found_when_it_is_refused() {
+    let made = |lapses| {
+        let id = uuid::Uuid::from_u128(1);
+        Made { id, entry: false, state: "HELD", seats: 1, lapses }
+    };
+    let refused = |action, made, reason: &str| {
+        let journal = Journal::default();
+        let line = journal.make_move(uuid::Uuid::from_u128(2), action, &made);
+        journal.moved(line, &Answer::Refused(reason.to_owned()));
+        journal.all_wrong()
+    };
+    for (action, reason) in [(Move::Confirm, "HOLD_EXPIRED"), (Move::Cancel, "STATE_CONFLICT")] {
+        assert_named("a move is refused for what cannot be", &refused(action, made(false), reason));
+        assert_eq!(refused(action, made(true), reason), Vec::<String>::new());
+    }
+    for action in [Move::Confirm, Move::Cancel, Move::Leave, Move::Accept, Move::Decline] {
+        assert_named("a move is refused for what cannot be", &refused(action, made(true), "EVENT_FULL"));
+        assert_eq!(refused(action, made(false), "OVERLOADED"), Vec::<String>::new());
+    }
 }

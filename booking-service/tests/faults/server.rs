@@ -23,8 +23,10 @@ async fn a_database_server_that_is_killed_costs_no_seat_and_its_replicas_find_it
         longest = longest.max(up.elapsed());
     }
     sleep(Duration::from_millis(1_000)).await;
-    let figures = format!(", ready at most {longest:.1?} after the server is");
+    let retries = stage.retries().await;
+    let figures = format!(", ready at most {longest:.1?} after the server is, {retries} batches tried again");
     ordeal.prove_with(&stage, "2, SIGKILL of the database server", times, &figures).await;
+    assert!(retries > 0.0, "no batch met with it");
     stage.end();
 }
 
@@ -33,19 +35,24 @@ async fn a_database_server_that_is_killed_costs_no_seat_and_its_replicas_find_it
 async fn a_storm_that_ends_every_session_costs_no_seat() {
     let mut stage = Stage::with_replicas(2).await;
     let ordeal = Ordeal::begin(&stage, stage.crowd(stage.ways()).await);
-    let (until, mut ended) = (Instant::now() + Duration::from_secs(5) * scale(), 0);
+    let (until, mut ended, mut seating) = (Instant::now() + Duration::from_secs(5) * scale(), 0, 0);
     while Instant::now() < until {
-        let count: i64 = sqlx::query_scalar(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-              WHERE datname = current_database() AND application_name LIKE 'rowlock-booking%'",
+        let of: Vec<String> = sqlx::query_scalar(
+            "SELECT application_name FROM pg_stat_activity
+              WHERE datname = current_database() AND application_name LIKE 'rowlock-booking%' AND pg_terminate_backend(pid)",
         )
-        .fetch_one(&stage.pool)
+        .fetch_all(&stage.pool)
         .await
         .unwrap();
-        ended += usize::try_from(count).unwrap();
+        ended += of.len();
+        seating += of.iter().filter(|name| *name == "rowlock-booking-seating").count();
         sleep(rand::random_range(Duration::ZERO..Duration::from_millis(150))).await;
     }
     sleep(Duration::from_millis(500)).await;
-    ordeal.prove(&stage, "3, sessions ended by pg_terminate_backend", ended).await;
+    let retries = stage.retries().await;
+    let figures = format!(", {seating} of the sessions were runners', {retries} batches tried again");
+    ordeal.prove_with(&stage, "3, sessions ended by pg_terminate_backend", ended, &figures).await;
+    assert!(seating > 0 && seating < ended, "{seating} of {ended}: runners' and others'");
+    assert!(retries > 0.0, "no batch met with it");
     stage.end();
 }

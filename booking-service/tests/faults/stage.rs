@@ -14,7 +14,7 @@ use sqlx::PgPool;
 use tonic::transport::{Channel, Endpoint};
 use uuid::Uuid;
 
-use crate::acts::{draft, offering_draft, party_draft};
+use crate::acts::{ask, draft, offering_draft, party_draft};
 use crate::caller::Caller;
 use crate::child::{Serving, serve_on};
 use crate::identity::Identity;
@@ -181,19 +181,47 @@ impl Stage {
 
     /// A crowd that comes by all ways, and leaves room for others on this machine.
     pub(crate) async fn crowd(&self, front: Vec<Channel>) -> Crowd {
-        Crowd {
-            events: self.events().await,
-            front,
-            mint: Arc::clone(&self.mint),
-            people: 32,
-            pause: Duration::from_millis(40),
-            deadline: Duration::from_secs(5),
-            policy: None,
-            hurried: false,
-            begun: Arc::default(),
-            answered: Arc::default(),
-        }
+        Crowd::of(self.events().await, front, Arc::clone(&self.mint))
     }
+
+    /// A metric of all replicas that run, summed over them and over the labels that have `label` in them, as `code="OK"`.
+    /// `None` if no replica shows it.
+    pub(crate) async fn metric(&self, name: &str, label: &str) -> Option<f64> {
+        let mut sum = None;
+        for replica in self.replicas.iter().filter(|replica| replica.serving.is_some()) {
+            let page = get(replica.http, "/metrics").await.1;
+            for line in page.lines() {
+                let Some((series, value)) = line.rsplit_once(' ') else { continue };
+                let (of, labels) = series.split_once('{').unwrap_or((series, ""));
+                if of == name && labels.contains(label) {
+                    sum = Some(sum.unwrap_or_default() + value.parse::<f64>().unwrap());
+                }
+            }
+        }
+        sum
+    }
+
+    /// The same of a counter, which is shown from the first time on.
+    pub(crate) async fn count(&self, name: &str, label: &str) -> f64 {
+        self.metric(name, label).await.unwrap_or_default()
+    }
+
+    /// Batches that were tried again because of the database, and not of somebody's lock.
+    pub(crate) async fn retries(&self) -> f64 {
+        self.count("booking_batch_retries_total", "").await
+            - self.count("booking_batch_retries_total", "code=\"55P03\"").await
+    }
+}
+
+/// A seat for somebody new, as a backend asks for it.
+pub(crate) fn ask_for_somebody(event: &pb::Event) -> pb::RegisterRequest {
+    pb::RegisterRequest { user_id: Uuid::from_u128(rand::random()).to_string(), ..ask(event) }
+}
+
+/// What 99 of 100 did not exceed.
+pub(crate) fn p99(took: &mut [Duration]) -> Duration {
+    took.sort_unstable();
+    took[(took.len() * 99).div_ceil(100) - 1]
 }
 
 /// A token that is good for longer than any fault lasts, and by clocks that go wrong.
@@ -210,7 +238,9 @@ pub(crate) fn way_to(address: SocketAddr) -> Channel {
     Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy()
 }
 
-/// Free a moment ago.
+/// Free a moment ago, and below the ports that this machine gives to connections and to whoever asks for any: nobody takes it
+/// while its server is down but one who draws the same.
 pub(crate) fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let drawn = || SocketAddr::from((Ipv4Addr::LOCALHOST, rand::random_range(10_000..32_000)));
+    std::iter::repeat_with(drawn).find(|address| std::net::TcpListener::bind(address).is_ok()).unwrap()
 }
