@@ -47,7 +47,7 @@ impl Elements {
 
     fn message(&mut self, path: &[i32], parent: &str, message: &DescriptorProto) {
         // The entries of a map field are made by the compiler.
-        if message.options.as_ref().is_some_and(|options| options.map_entry()) {
+        if message.options.as_ref().is_some_and(prost_types::MessageOptions::map_entry) {
             return;
         }
         self.add(path.to_vec(), parent, message.name());
@@ -155,7 +155,7 @@ fn every_field_that_sounds_secret_is_redacted() {
     let generated = include_str!(concat!(env!("OUT_DIR"), "/redacted_debug.rs"));
     for file in our_files() {
         for message in &file.message_type {
-            for field in message.field.iter().map(|field| field.name()) {
+            for field in message.field.iter().map(prost_types::FieldDescriptorProto::name) {
                 let paging = ["page_token", "next_page_token", "resume_token"].contains(&field);
                 let secret =
                     ["token", "password", "secret", "email"].iter().any(|word| field.ends_with(word));

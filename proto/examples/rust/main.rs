@@ -1,6 +1,7 @@
 //! A client of Rowlock: it sells the only seat of an event to 48 tries of one person, meets EVENT_FULL, queues, is
 //! promoted, and reads it all again in the change log. It fails where an answer is not as the contract says.
 #![expect(clippy::disallowed_methods, reason = "a client has no clock and no ids but its own")]
+#![expect(clippy::print_stdout, reason = "it tells what it does")]
 
 mod session;
 

@@ -11,7 +11,7 @@ use tonic::{Code, Request, Status};
 
 /// A channel to all of these comma-separated addresses.
 pub(crate) fn connect(addresses: &str) -> anyhow::Result<Channel> {
-    let endpoints: Result<Vec<Endpoint>, _> = addresses.split(',').map(|a| a.parse::<Endpoint>()).collect();
+    let endpoints: Result<Vec<Endpoint>, _> = addresses.split(',').map(str::parse).collect();
     Ok(Channel::balance_list(endpoints?.into_iter()))
 }
 
@@ -84,7 +84,7 @@ impl Retries {
             let mut names = part["name"].as_array().into_iter().flatten();
             names.any(|name| name["service"] == service && name["method"].is_null())
         };
-        let policy = &config["methodConfig"].as_array()?.iter().find(named)?["retryPolicy"];
+        let policy = config.get("methodConfig")?.as_array()?.iter().find(named)?.get("retryPolicy")?;
         let codes =
             policy["retryableStatusCodes"].as_array()?.iter().filter_map(|code| match code.as_str() {
                 Some("UNAVAILABLE") => Some(Code::Unavailable),
