@@ -91,8 +91,8 @@ async fn a_connection_that_does_nothing_but_cancel_is_closed() {
 
 #[tokio::test]
 async fn how_many_calls_a_client_may_cancel_unseen_is_an_option() {
-    let bench = Bench::with(|config| config.max_cancelled_calls = 30_000).await;
-    let (kind, payload) = last_word(&bench, &cancelled_calls(20_000)).await;
+    let bench = Bench::with(|config| config.max_cancelled_calls = 10_000).await;
+    let (kind, payload) = last_word(&bench, &cancelled_calls(5_000)).await;
     assert_ne!(kind, GOAWAY, "{payload:?}");
 }
 
