@@ -78,7 +78,7 @@ impl Drop for Network {
 #[ignore = "a fault: deploy/local/test faults"]
 async fn a_database_that_falls_silent_is_waited_for_until_the_deadline_and_found_again() {
     let Some(network) = Network::lay() else {
-        report::skipped("5, blackhole", "this machine gives no network namespace");
+        report::skipped("5, blackhole", "this machine gives no network namespace, or has no iptables");
         return;
     };
     let listen = format!("listen_addresses=127.0.0.1,{}", network.here);
