@@ -5,9 +5,8 @@ use futures_util::future::join_all;
 use rowlock_proto::booking::v1 as pb;
 use service_core::auth::Role;
 use service_core::test_support::{
-    CollectedSpan, TestCluster, TestCollector, TestDatabase, TokenMint, attribute,
+    CollectedSpan, TestCluster, TestCollector, TestDatabase, TokenMint, attribute, hex, traced,
 };
-use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 use uuid::Uuid;
 
@@ -20,16 +19,6 @@ use crate::system::{eventually, get};
 const SAMPLED: &str = "0af7651916cd43dd8448eb211c80319c";
 const NOT_SAMPLED: &str = "1bf7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
-
-fn hex(id: &[u8]) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn traced<T>(message: T, trace: &str, flags: &str) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("traceparent", format!("00-{trace}-{PARENT}-{flags}").parse().unwrap());
-    request
-}
 
 fn find(spans: &[CollectedSpan], fits: impl Fn(&CollectedSpan) -> bool) -> Vec<&CollectedSpan> {
     spans.iter().filter(|span| fits(span)).collect()
@@ -76,12 +65,18 @@ async fn a_callers_trace_goes_through_the_batch_into_its_statements() {
 
     let calls = (2..12).map(|number| {
         let (trace, flags) = if number % 2 == 0 { (SAMPLED, "01") } else { (NOT_SAMPLED, "00") };
-        let (caller, request) = (scene.caller(number, Role::Attendee), traced(ask(&event), trace, flags));
+        let (caller, request) =
+            (scene.caller(number, Role::Attendee), traced(ask(&event), trace, PARENT, flags));
         async move { caller.registrations().register(request).await.unwrap() }
     });
     join_all(calls).await;
     let get_event = pb::GetEventRequest { event_id: event.event_id.clone() };
-    scene.caller(2, Role::Attendee).events().get_event(traced(get_event, SAMPLED, "01")).await.unwrap();
+    scene
+        .caller(2, Role::Attendee)
+        .events()
+        .get_event(traced(get_event, SAMPLED, PARENT, "01"))
+        .await
+        .unwrap();
     let (status, log) = scene.serving.stop("-TERM");
     assert!(status.success());
 
@@ -161,7 +156,7 @@ async fn a_collector_that_is_away_holds_nothing_up() {
 async fn without_a_collector_the_logs_have_the_callers_trace() {
     let scene = Scene::start(&["--log-filter", "info,service_core=debug"]).await;
     let organizer = scene.caller(1, Role::Organizer);
-    let list = traced(pb::ListEventsRequest::default(), SAMPLED, "01");
+    let list = traced(pb::ListEventsRequest::default(), SAMPLED, PARENT, "01");
     organizer.events().list_events(list).await.unwrap();
     let (_, log) = scene.serving.stop("-TERM");
     let ids = format!("\"trace_id\":\"{SAMPLED}\"");

@@ -4,8 +4,7 @@ use identity_service::MIGRATOR;
 use identity_service::signing::{KeyDir, SigningAlgorithm};
 use rowlock_proto::identity::v1::auth_service_client::AuthServiceClient;
 use rowlock_proto::identity::v1::{SignInRequest, SignUpRequest};
-use service_core::test_support::{CollectedSpan, TestCluster, TestCollector, attribute};
-use tonic::Request;
+use service_core::test_support::{CollectedSpan, TestCluster, TestCollector, attribute, hex, traced};
 use tonic::transport::Endpoint;
 
 use crate::child::Serving;
@@ -15,16 +14,6 @@ const SAMPLED: &str = "0af7651916cd43dd8448eb211c80319c";
 const NOT_SAMPLED: &str = "1bf7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
 const EMAIL: &str = "ada@example.org";
-
-fn hex(id: &[u8]) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn traced<T>(message: T, trace: &str, flags: &str) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("traceparent", format!("00-{trace}-{PARENT}-{flags}").parse().unwrap());
-    request
-}
 
 /// Whether one span leads to the other by its parents.
 fn is_within(spans: &[CollectedSpan], inner: &CollectedSpan, outer: &CollectedSpan) -> bool {
@@ -51,10 +40,10 @@ async fn a_callers_trace_goes_into_the_statements_and_tells_nobodys_address_or_p
         display_name: "Ada".into(),
         ..Default::default()
     };
-    auth.sign_up(traced(who, SAMPLED, "01")).await.unwrap();
+    auth.sign_up(traced(who, SAMPLED, PARENT, "01")).await.unwrap();
     let who = SignInRequest { email: EMAIL.into(), password: PASSWORD.into() };
-    let session = auth.sign_in(traced(who.clone(), SAMPLED, "01")).await.unwrap().into_inner();
-    auth.sign_in(traced(who.clone(), NOT_SAMPLED, "00")).await.unwrap();
+    let session = auth.sign_in(traced(who.clone(), SAMPLED, PARENT, "01")).await.unwrap().into_inner();
+    auth.sign_in(traced(who.clone(), NOT_SAMPLED, PARENT, "00")).await.unwrap();
     auth.sign_in(who).await.unwrap();
     let (status, _) = serving.stop("-TERM");
     assert!(status.success());

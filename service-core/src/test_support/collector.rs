@@ -71,3 +71,20 @@ pub fn attribute(span: &CollectedSpan, key: &str) -> String {
         _ => String::new(),
     }
 }
+
+/// An id as `traceparent` has it.
+#[must_use]
+pub fn hex(id: &[u8]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A request of a caller who traces: `flags` is `01` if the caller records, and `00` if not.
+///
+/// # Panics
+/// If they make no metadata.
+pub fn traced<T>(message: T, trace: &str, parent: &str, flags: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    let value = format!("00-{trace}-{parent}-{flags}").parse().expect("it is ASCII");
+    request.metadata_mut().insert("traceparent", value);
+    request
+}

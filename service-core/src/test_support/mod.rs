@@ -34,7 +34,7 @@ mod token_mint;
 
 pub use certificates::{TestAuthority, TestCertificate};
 pub use cluster::TestCluster;
-pub use collector::{CollectedSpan, TestCollector, attribute};
+pub use collector::{CollectedSpan, TestCollector, attribute, hex, traced};
 pub use database::TestDatabase;
 pub use message_dice::MessageDice;
 pub use reference::assert_reference;
