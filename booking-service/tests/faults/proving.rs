@@ -126,8 +126,11 @@ impl Ordeal {
     pub(crate) async fn judge(mut self, stage: &Stage) -> (Verdict, String) {
         let took = self.load.end().await;
         stage.ready().await;
+        let began = Instant::now();
         let replayed = self.load.replay().await;
+        let known = began.elapsed();
         let lapsed = no_hold_is_due(stage).await;
+        let swept = began.elapsed();
         let front = self.load.crowd.front.clone();
         let admin = stage.caller(Role::Admin, front[0].clone());
         let (mut wrong, streams) = self.follower.end(&admin, &stage.pool, PATIENCE).await;
@@ -137,6 +140,7 @@ impl Ordeal {
             wrong.extend(told);
             watches = watches.min(opened);
         }
+        let told = began.elapsed();
         wrong.extend(unproven(&admin, &self.load.crowd.events).await);
         wrong.extend(unforeseen(&self.load.journal));
         wrong.extend(lapsed);
@@ -153,7 +157,8 @@ impl Ordeal {
         let resolved = replayed.saturating_sub(left);
         let line = format!(
             "operations {operations} in {:.1} s ({made} made, {refused} refused, {} moves), unknown {replayed}, resolved {resolved}, \
-             streams of changes {streams}, watches {watches}, violations {}, no answer or none yet {:?}",
+             all known {known:.1?}, swept {swept:.1?} and told {told:.1?} later, streams of changes {streams}, watches {watches}, \
+             violations {}, no answer or none yet {:?}",
             took.as_secs_f64(),
             moves.len(),
             wrong.len(),
