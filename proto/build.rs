@@ -30,6 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_server(true)
         .build_client(true)
         .btree_map(".")
+        .codec_path("crate::codec::LeanCodec")
         .skip_debug(secretive.iter().map(MessageDescriptor::full_name))
         .compile_fds(FileDescriptorSet::decode(encoded.as_slice())?)?;
     Ok(())

@@ -1,7 +1,7 @@
 //! The contract of Rowlock: the generated messages, clients and server traits, and the descriptor set.
 //!
 //! The `.proto` files below `rowlock/` are the source of everything here and the documentation of the API. Nothing is
-//! written by hand but this file and the build script.
+//! written by hand but this file, the codec's buffers and the build script.
 //!
 //! # How to add an rpc
 //!
@@ -15,6 +15,8 @@
 //!    this crate hold the comments.
 //! 5. `cargo build` writes the server trait's new method; the compiler then says where it is missing. The service has a
 //!    table of who may call which method: without a line there the method is refused.
+
+mod codec;
 
 /// What identity-service speaks.
 pub mod identity {

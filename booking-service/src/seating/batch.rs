@@ -29,26 +29,41 @@ pub(super) enum Attempt {
     Unknown(Vec<Option<Verdict>>, Mark),
 }
 
-/// Runs the commands as one transaction.
+/// Begins the transaction of a batch: locks the events of these commands and says which of them it has, or do not exist.
+///
+/// # Errors
+/// None of them is locked; see [`Setback`].
+pub(super) async fn lock<'a>(
+    session: &mut Session,
+    commands: impl Iterator<Item = &'a Command>,
+    locking: Locking,
+) -> Result<Vec<Uuid>, Setback> {
+    let patience = session.patience();
+    let connection = session.connection().await?;
+    let began = Instant::now();
+    let locked = within(patience, begin_and_lock(connection, event_ids(commands), locking)).await;
+    metrics::histogram!("booking_batch_lock_seconds").record(began.elapsed().as_secs_f64());
+    if let Err(setback) = &locked
+        && !setback.lost_session()
+    {
+        within(patience, rollback(connection)).await?;
+    }
+    locked
+}
+
+/// Runs the commands to the end of the transaction in which `events` were locked.
 ///
 /// # Errors
 /// Nothing was committed; see [`Setback`].
 pub(super) async fn attempt(
     session: &mut Session,
     commands: &[&Command],
-    locking: Locking,
+    events: &[Uuid],
     ids: &dyn IdSource,
 ) -> Result<Attempt, Setback> {
     let patience = session.patience();
     let connection = session.connection().await?;
-    let events = event_ids(commands);
-    let began = Instant::now();
-    let locked = within(patience, begin_and_lock(connection, events, locking)).await;
-    metrics::histogram!("booking_batch_lock_seconds").record(began.elapsed().as_secs_f64());
-    let applied = match locked {
-        Ok(events) => apply(connection, patience, commands, &events, ids).await,
-        Err(setback) => Err(setback),
-    };
+    let applied = apply(connection, patience, commands, events, ids).await;
     let (mut verdicts, effects, written) = match applied {
         Ok(applied) => applied,
         Err(setback) => {
@@ -84,7 +99,7 @@ pub(super) async fn attempt(
 
 type Applied = (Vec<Option<Verdict>>, Effects, Option<(Mark, Vec<i64>)>);
 
-/// Lock. Says which of the events are this transaction's now, or do not exist.
+/// Says which of the events are this transaction's now, or do not exist.
 async fn begin_and_lock(
     connection: &mut PgConnection,
     events: Vec<Uuid>,
@@ -120,8 +135,8 @@ async fn apply(
 }
 
 /// The events of these commands, each once, in the order in which everybody locks them.
-fn event_ids(commands: &[&Command]) -> Vec<Uuid> {
-    let mut ids: Vec<Uuid> = commands.iter().map(|command| command.event_id).collect();
+fn event_ids<'a>(commands: impl Iterator<Item = &'a Command>) -> Vec<Uuid> {
+    let mut ids: Vec<Uuid> = commands.map(|command| command.event_id).collect();
     ids.sort_unstable();
     ids.dedup();
     ids

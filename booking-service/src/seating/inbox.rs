@@ -54,6 +54,21 @@ pub(super) struct Batch {
 }
 
 impl Batch {
+    /// Adds what has come for the batch's events since it was taken, as far as there is room, to the last of its commands.
+    pub(super) fn let_in(&mut self, last: &mut Vec<Pending>) {
+        // Whose lock is somebody else's is not known before, and nothing comes after the end of an event.
+        let ends = |pending: &Pending| matches!(pending.command.action, Action::CancelEvent { .. });
+        if self.locking == Locking::IfFree || last.iter().any(ends) {
+            return;
+        }
+        let mut state = self.inbox.state();
+        for &event_id in &self.events {
+            if last.len() < BATCH && !self.puts_back(event_id) {
+                state.take_from(event_id, BATCH - last.len(), last);
+            }
+        }
+    }
+
     /// These were not decided: their event's lock is somebody else's. They are next for their event.
     pub(super) fn put_back(&mut self, commands: impl IntoIterator<Item = Pending>) {
         self.put_back.extend(commands);
@@ -531,6 +546,51 @@ mod tests {
         assert!(matches!(inbox.state().take(Instant::now()), Next::Nothing { until: None }));
         drop(first);
         assert_eq!(numbers(&next(&inbox).await), [3]);
+    }
+
+    #[tokio::test]
+    async fn who_comes_while_the_lock_is_waited_for_is_let_in_as_far_as_there_is_room() {
+        let (inbox, mut answers) = inbox(10_000, &[(1, 2), (2, 1)]);
+        let mut batch = next(&inbox).await;
+        let mut part = std::mem::take(&mut batch.commands);
+        for (event, number) in [(1, 2), (3, 0), (2, 1)] {
+            let (late, answer) = command(event, number);
+            inbox.push(late).unwrap();
+            answers.push(answer);
+        }
+        batch.let_in(&mut part);
+        let came = |event: u128| part.iter().filter(|p| p.command.event_id == Uuid::from_u128(event)).count();
+        assert_eq!((came(1), came(2), came(3)), (3, 2, 0));
+        assert_eq!(inbox.waiting(), 1);
+        for number in 3..1_000 {
+            let (late, answer) = command(1, number);
+            inbox.push(late).unwrap();
+            answers.push(answer);
+        }
+        batch.let_in(&mut part);
+        assert_eq!(part.len(), BATCH);
+    }
+
+    #[tokio::test]
+    async fn nobody_is_let_in_ahead_of_what_was_put_back_or_behind_the_end_of_an_event() {
+        let (inbox, mut answers) = inbox(10_000, &[(1, 2), (2, 1)]);
+        let mut batch = next(&inbox).await;
+        let mut part = std::mem::take(&mut batch.commands);
+        let first = part.remove(0);
+        batch.put_back([first]);
+        let mut push = |pending: (Pending, Receiver<Answer>)| {
+            inbox.push(pending.0).unwrap();
+            answers.push(pending.1);
+        };
+        push(command(1, 2));
+        batch.let_in(&mut part);
+        assert_eq!(part.len(), 2);
+        push(pending(2, Action::CancelEvent { reason: String::new(), etag: None }));
+        push(command(2, 2));
+        batch.let_in(&mut part);
+        assert_eq!(part.len(), 3);
+        batch.let_in(&mut part);
+        assert_eq!(part.len(), 3);
     }
 
     #[tokio::test]

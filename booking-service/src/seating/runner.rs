@@ -8,7 +8,7 @@ use service_core::ids::IdSource;
 use service_core::trace::Span;
 use tokio::time::{Instant, sleep};
 
-use super::batch::{Attempt, attempt, find_out};
+use super::batch::{Attempt, attempt, find_out, lock};
 use super::inbox::{Batch, Inbox};
 use super::session::{Session, Setback};
 use super::{CommandError, Pending, SeatingConfig};
@@ -51,7 +51,7 @@ impl Runner {
             let late: Vec<Pending> =
                 part.extract_if(.., |pending| batch.puts_back(pending.command.event_id)).collect();
             batch.put_back(late);
-            if let Err(mut culprits) = self.run_part(part, &mut batch).await {
+            if let Err(mut culprits) = self.run_part(part, &mut batch, parts.is_empty()).await {
                 // One of them meets with something unforeseen. Its neighbours must not fail with it: halves are run
                 // again, the earlier one first, until the culprit stands alone.
                 let later = culprits.split_off(culprits.len() / 2);
@@ -62,7 +62,12 @@ impl Runner {
     }
 
     /// Runs a part until it is over. Gives back two or more commands that the database refuses together.
-    async fn run_part(&mut self, mut part: Vec<Pending>, batch: &mut Batch) -> Result<(), Vec<Pending>> {
+    async fn run_part(
+        &mut self,
+        mut part: Vec<Pending>,
+        batch: &mut Batch,
+        is_last: bool,
+    ) -> Result<(), Vec<Pending>> {
         let mut pause = FIRST_PAUSE;
         let mut failing_since = None;
         loop {
@@ -71,12 +76,8 @@ impl Runner {
                 return Ok(());
             }
             let began = Instant::now();
-            let commands: Vec<&Command> = part.iter().map(|pending| &pending.command).collect();
             let span = Span::for_many("batch", part.iter().map(|pending| &pending.span));
-            span.set("rowlock.batch.commands", i64::try_from(part.len()).unwrap_or(i64::MAX));
-            part.iter().for_each(|pending| pending.span.joins(&span));
-            let result =
-                span.enclose(attempt(&mut self.session, &commands, batch.locking, self.ids.as_ref())).await;
+            let result = span.enclose(self.attempt(&mut part, batch, is_last, &span)).await;
             drop(span);
             match result {
                 Ok(Attempt::Done(verdicts)) => {
@@ -133,6 +134,27 @@ impl Runner {
                 }
             }
         }
+    }
+
+    /// Runs a part as one transaction. Whoever comes for the same events while their locks are waited for is let in: facts
+    /// are read after that. Where replicas take turns at one event, a batch is so as large as if it were alone.
+    async fn attempt(
+        &mut self,
+        part: &mut Vec<Pending>,
+        batch: &mut Batch,
+        is_last: bool,
+        span: &Span,
+    ) -> Result<Attempt, Setback> {
+        let commands = part.iter().map(|pending| &pending.command);
+        let events = lock(&mut self.session, commands, batch.locking).await?;
+        if is_last {
+            batch.let_in(part);
+        }
+        drop_dead(part);
+        span.set("rowlock.batch.commands", i64::try_from(part.len()).unwrap_or(i64::MAX));
+        part.iter().for_each(|pending| pending.span.joins(span));
+        let commands: Vec<&Command> = part.iter().map(|pending| &pending.command).collect();
+        attempt(&mut self.session, &commands, &events, self.ids.as_ref()).await
     }
 
     /// Finds out what became of a COMMIT without an answer. Gives the commands back if it did not happen.
