@@ -174,6 +174,7 @@ pub(super) struct Connection {
     times: Times,
     /// What was sent, for the library tells nobody why it ends a connection but the client.
     sent: Frames,
+    is_cut: bool,
 }
 
 enum Io {
@@ -184,7 +185,28 @@ enum Io {
 impl Connection {
     fn new(io: Io, place: Place, times: Times) -> Self {
         let first = Box::pin(sleep_until(times.begin_by.min(times.end)));
-        Self { io, _place: place, end: first, to_begin: HTTP2_BEGINS, times, sent: Frames::default() }
+        Self {
+            io,
+            _place: place,
+            end: first,
+            to_begin: HTTP2_BEGINS,
+            times,
+            sent: Frames::default(),
+            is_cut: false,
+        }
+    }
+
+    /// Ends the connection if it is time.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.end.as_mut().poll(cx).is_pending() {
+            return Ok(());
+        }
+        match (std::mem::replace(&mut self.is_cut, true), self.to_begin) {
+            (true, _) => {}
+            (false, 0) => cut("grace"),
+            (false, _) => refused("timeout"),
+        }
+        Err(io::ErrorKind::TimedOut.into())
     }
 
     fn has_sent(&mut self, bytes: &[u8]) {
@@ -215,15 +237,8 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // HTTP/2 is always about to read, so this alone ends the connection.
-        if self.end.as_mut().poll(cx).is_ready() {
-            if self.to_begin > 0 {
-                refused("timeout");
-            } else {
-                cut("grace");
-            }
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
+        // HTTP/2 is always about to read, unless it waits for the client to read.
+        self.poll_end(cx)?;
         let before = buf.filled().len();
         let read = match &mut self.io {
             Io::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -246,6 +261,7 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_end(cx)?;
         let written = match &mut self.io {
             Io::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
@@ -275,6 +291,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.poll_end(cx)?;
         let written = match &mut self.io {
             Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),

@@ -90,7 +90,8 @@ impl Listener for Door {
                 continue;
             };
             let end = Box::pin(sleep(self.idle_timeout));
-            return (Visit { stream, _place: place, end, idle_timeout: self.idle_timeout }, from);
+            let visit = Visit { stream, _place: place, end, idle_timeout: self.idle_timeout, is_cut: false };
+            return (visit, from);
         }
     }
 
@@ -109,6 +110,20 @@ struct Visit {
     _place: OwnedSemaphorePermit,
     end: Pin<Box<Sleep>>,
     idle_timeout: Duration,
+    is_cut: bool,
+}
+
+impl Visit {
+    /// Ends the connection if it is time.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.end.as_mut().poll(cx).is_pending() {
+            return Ok(());
+        }
+        if !std::mem::replace(&mut self.is_cut, true) {
+            cut("idle");
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
 }
 
 impl AsyncRead for Visit {
@@ -117,20 +132,21 @@ impl AsyncRead for Visit {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // HTTP/1 is always about to read, so this alone ends the connection.
-        if self.end.as_mut().poll(cx).is_ready() {
-            cut("idle");
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
+        // HTTP/1 is always about to read, unless it waits for the client to read.
+        self.poll_end(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Visit {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let end = Instant::now() + self.idle_timeout;
-        self.end.as_mut().reset(end);
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        self.poll_end(cx)?;
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if written.is_ready() {
+            let end = Instant::now() + self.idle_timeout;
+            self.end.as_mut().reset(end);
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

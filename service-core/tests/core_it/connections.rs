@@ -149,6 +149,27 @@ async fn who_does_not_answer_pings_is_cut() {
 }
 
 #[tokio::test]
+async fn who_asks_and_never_reads_the_answers_is_cut_when_too_old() {
+    let bench = Bench::with(|config| {
+        config.max_connections = 1;
+        config.max_connection_age = Duration::from_millis(500);
+        config.max_connection_age_grace = Duration::from_millis(500);
+    })
+    .await;
+    let mut deaf = TcpStream::connect(bench.grpc).await.unwrap();
+    deaf.write_all(PREFACE).await.unwrap();
+    // Each is answered, until nothing more goes through the wire: then the server does not read either.
+    let pings = frame(6, 0, 0, b"anybody?").repeat(1_000);
+    let write = async |deaf: &mut TcpStream| {
+        tokio::time::timeout(Duration::from_millis(300), deaf.write_all(&pings)).await
+    };
+    while matches!(write(&mut deaf).await, Ok(Ok(()))) {}
+    let echo =
+        async || unary(bench.channel(), "/test.Probe/Echo", Request::new("x".to_owned())).await.map(|_| ());
+    eventually(async || echo().await.is_ok()).await;
+}
+
+#[tokio::test]
 async fn connections_beyond_the_limit_are_closed_and_a_place_becomes_free_again() {
     let bench = Bench::with(|config| config.max_connections = 2).await;
     let echo =

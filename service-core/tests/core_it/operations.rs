@@ -163,6 +163,22 @@ async fn connections_for_operations_beyond_the_limit_are_closed_and_a_place_beco
 }
 
 #[tokio::test]
+async fn who_asks_for_operations_and_never_reads_the_answers_is_cut() {
+    let bench = Bench::with(|config| {
+        config.max_http_connections = 1;
+        config.http_idle_timeout = Duration::from_millis(500);
+    })
+    .await;
+    let mut deaf = TcpStream::connect(bench.http).await.unwrap();
+    let questions = b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n".repeat(100);
+    let ask = async |deaf: &mut TcpStream| {
+        tokio::time::timeout(Duration::from_millis(300), deaf.write_all(&questions)).await
+    };
+    while matches!(ask(&mut deaf).await, Ok(Ok(()))) {}
+    eventually(async || asks(&mut TcpStream::connect(bench.http).await.unwrap()).await).await;
+}
+
+#[tokio::test]
 async fn a_connection_for_operations_that_idles_or_dribbles_is_cut_and_one_that_asks_is_not() {
     let bench = Bench::with(|config| config.http_idle_timeout = Duration::from_secs(2)).await;
     let mut asking = TcpStream::connect(bench.http).await.unwrap();
