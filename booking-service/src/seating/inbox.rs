@@ -297,7 +297,7 @@ impl State {
             }
             !forgotten
         });
-        let may_wait = self.waited_for.is_none() && !(self.others_first && !self.ready.is_empty());
+        let may_wait = self.waited_for.is_none() && (!self.others_first || self.ready.is_empty());
         let mut until: Option<Instant> = None;
         let (mut again, mut look) = (None, Vec::new());
         for &event_id in &self.busy {
