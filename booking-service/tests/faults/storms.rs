@@ -65,7 +65,7 @@ async fn a_storm_of_calls_without_patience_passes_and_leaves_nothing_behind() {
     let before = rate(&patient.answered, 5).await;
 
     let storm = Crowd {
-        people: 600,
+        people: 300,
         deadline: Duration::from_millis(60),
         hurried: true,
         begun: Arc::default(),
