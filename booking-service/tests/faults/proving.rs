@@ -18,7 +18,7 @@ use crate::stage::{Stage, ask_for_somebody};
 use crate::system::PATIENCE;
 
 /// Calls below which a fault has met with nobody.
-const ENOUGH: usize = 100;
+const ENOUGH: usize = 50;
 
 /// How much later than its deadline a call may end.
 const GRACE: Duration = Duration::from_millis(500);
