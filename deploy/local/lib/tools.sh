@@ -139,3 +139,15 @@ unpack_debian() {
 libfaketime() { debian_file libfaketime 'usr/lib/*/faketime/libfaketime.so.1' libfaketime; }
 
 pgbouncer_tool() { debian_file pgbouncer usr/sbin/pgbouncer pgbouncer libc-ares2 libevent-2.1-7; }
+
+# Drops packets in a network namespace of a test's own. It wants its libraries where the system has them, so it is installed,
+# where root may; whoever may not has no namespace of his own either.
+iptables_for_root() {
+  ((EUID != 0)) || command -v iptables >/dev/null || ! command -v apt-get >/dev/null ||
+    install_tool /usr/sbin/iptables iptables install_with_apt_get iptables
+}
+
+install_with_apt_get() {
+  local install=(env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$@")
+  "${install[@]}" || { apt-get update && "${install[@]}"; }
+}
