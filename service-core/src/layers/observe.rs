@@ -49,8 +49,7 @@ impl Call {
     fn end(mut self, headers: &HeaderMap) {
         self.ended = true;
         let code = headers.get(Status::GRPC_STATUS).map_or(Code::Unknown, |v| Code::from_bytes(v.as_bytes()));
-        let reason = if code == Code::Ok { String::new() } else { reason(headers) };
-        self.record(code, &reason);
+        self.record(code, headers);
     }
 
     fn tell_trace(&self, code: Code, reason: &str) {
@@ -67,12 +66,16 @@ impl Call {
         self.trace.end();
     }
 
-    fn record(&self, code: Code, reason: &str) {
+    fn record(&self, code: Code, headers: &HeaderMap) {
         let (rpc, took) = (self.rpc, self.began.elapsed());
         metrics::counter!("grpc_requests_total", "rpc" => rpc, "code" => name(code)).increment(1);
         metrics::histogram!("grpc_request_duration_seconds", "rpc" => rpc).record(took.as_secs_f64());
-        self.tell_trace(code, reason);
         let _in_span = self.span.enter();
+        // Reading it out of the details costs as much as writing it there, and a rush is refused by the thousand.
+        let nobody_hears =
+            level(code) == Level::DEBUG && !tracing::enabled!(Level::DEBUG) && !self.trace.is_some();
+        let reason = if nobody_hears || code == Code::Ok { String::new() } else { reason(headers) };
+        self.tell_trace(code, &reason);
         macro_rules! line {
             ($level:ident) => {{
                 let duration_ms = took.as_secs_f64() * 1e3;
@@ -127,7 +130,7 @@ fn level(code: Code) -> Level {
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.ended {
-            self.record(Code::Cancelled, "");
+            self.record(Code::Cancelled, &HeaderMap::new());
         }
     }
 }
