@@ -18,6 +18,7 @@ use crate::store::seating::Mark;
 
 /// The longest pause before the first repetition after a passing setback; doubled up to 16 times that.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const BATCH_SPAN: &str = "batch";
 
 pub(super) struct Runner {
     inbox: Arc<Inbox>,
@@ -76,9 +77,7 @@ impl Runner {
                 return Ok(());
             }
             let began = Instant::now();
-            let span = Span::for_many("batch", part.iter().map(|pending| &pending.span));
-            let result = span.enclose(self.attempt(&mut part, batch, is_last, &span)).await;
-            drop(span);
+            let result = self.attempt(&mut part, batch, is_last).await;
             match result {
                 Ok(Attempt::Done(verdicts)) => {
                     metrics::histogram!("booking_batch_commands")
@@ -143,18 +142,20 @@ impl Runner {
         part: &mut Vec<Pending>,
         batch: &mut Batch,
         is_last: bool,
-        span: &Span,
     ) -> Result<Attempt, Setback> {
+        let mut span = Span::for_many(BATCH_SPAN, part.iter().map(|pending| &pending.span));
         let commands = part.iter().map(|pending| &pending.command);
-        let events = lock(&mut self.session, commands, batch.locking).await?;
+        let events = span.enclose(lock(&mut self.session, commands, batch.locking)).await?;
         if is_last {
+            let first = part.len();
             batch.let_in(part);
+            span = span.for_more(BATCH_SPAN, part.iter().skip(first).map(|pending| &pending.span));
         }
         drop_dead(part);
         span.set("rowlock.batch.commands", i64::try_from(part.len()).unwrap_or(i64::MAX));
-        part.iter().for_each(|pending| pending.span.joins(span));
+        part.iter().for_each(|pending| pending.span.joins(&span));
         let commands: Vec<&Command> = part.iter().map(|pending| &pending.command).collect();
-        attempt(&mut self.session, &commands, &events, self.ids.as_ref()).await
+        span.enclose(attempt(&mut self.session, &commands, &events, self.ids.as_ref())).await
     }
 
     /// Finds out what became of a COMMIT without an answer. Gives the commands back if it did not happen.

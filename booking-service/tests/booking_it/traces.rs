@@ -70,6 +70,9 @@ async fn a_callers_trace_goes_through_the_batch_into_its_statements() {
         async move { caller.registrations().register(request).await.unwrap() }
     });
     join_all(calls).await;
+    // One alone: of the others the first may be one that is not recorded, whose batch then is not, until more come.
+    let alone = scene.caller(12, Role::Attendee);
+    alone.registrations().register(traced(ask(&event), SAMPLED, PARENT, "01")).await.unwrap();
     let get_event = pb::GetEventRequest { event_id: event.event_id.clone() };
     scene
         .caller(2, Role::Attendee)
@@ -85,7 +88,7 @@ async fn a_callers_trace_goes_through_the_batch_into_its_statements() {
     let of_caller = |span: &CollectedSpan| hex(&span.trace_id) == SAMPLED;
     let register = "rowlock.booking.v1.RegistrationService/Register";
     let servers = find(&spans, |span| of_caller(span) && span.name == register);
-    assert_eq!(servers.len(), 5, "{spans:#?}");
+    assert_eq!(servers.len(), 6, "{spans:#?}");
     for server in &servers {
         assert_eq!((hex(&server.parent_span_id).as_str(), server.kind), (PARENT, 2));
         assert_eq!(attribute(server, "rpc.service"), "rowlock.booking.v1.RegistrationService");
@@ -95,7 +98,7 @@ async fn a_callers_trace_goes_through_the_batch_into_its_statements() {
 
     let batches = find(&spans, |span| span.name == "batch");
     let commands = find(&spans, |span| of_caller(span) && span.name == "command");
-    assert_eq!(commands.len(), 5);
+    assert_eq!(commands.len(), 6);
     for command in &commands {
         assert!(servers.iter().any(|server| server.span_id == command.parent_span_id));
         // Both lead to each other, and the command says when it was taken into which batch.
@@ -106,18 +109,20 @@ async fn a_callers_trace_goes_through_the_batch_into_its_statements() {
         assert!(batch.is_some(), "{command:?} is in no batch");
         assert_eq!(command.events[0].name, "rowlock.batch.joined");
     }
+    let mut locked = 0;
     for batch in &batches {
         let inside = find(&spans, |span| span.parent_span_id == batch.span_id);
         let named = |name: &str| inside.iter().any(|span| span.name == name && span.kind == 3);
-        assert!(
-            ["EXECUTE lock_events", "SELECT registrations", "COMMIT"].into_iter().all(named),
-            "{inside:#?}"
-        );
+        assert!(["SELECT registrations", "COMMIT"].into_iter().all(named), "{inside:#?}");
         assert!(inside.iter().all(|span| attribute(span, "db.system.name") == "postgresql"));
-        let executed =
-            |span: &&CollectedSpan| attribute(span, "db.query.text").contains("EXECUTE lock_events('?')");
-        assert!(inside.iter().any(executed), "{inside:#?}");
+        if named("EXECUTE lock_events") {
+            locked += 1;
+            let executed =
+                |span: &&CollectedSpan| attribute(span, "db.query.text").contains("EXECUTE lock_events('?')");
+            assert!(inside.iter().any(executed), "{inside:#?}");
+        }
     }
+    assert!(locked > 0, "{batches:#?}");
     let lookups = find(&spans, |span| span.name == "lookup.batch");
     let read = |span: &CollectedSpan| lookups.iter().any(|lookup| lookup.span_id == span.parent_span_id);
     assert!(spans.iter().any(|span| read(span) && span.name == "SELECT events"), "reads are traced");

@@ -68,6 +68,16 @@ impl Span {
         Self::start(tracer, builder, &Context::new())
     }
 
+    /// This work, and for these too, who came after it had begun. If nobody of the first was recorded, it begins here.
+    #[must_use]
+    pub fn for_more<'a>(self, name: &'static str, askers: impl IntoIterator<Item = &'a Self>) -> Self {
+        let Some(context) = &self.0 else { return Self::for_many(name, askers) };
+        for of in askers.into_iter().filter_map(Self::recorded) {
+            context.span().add_link(of, Vec::new());
+        }
+        self
+    }
+
     /// Says that from now on `work` (of [`Span::for_many`]) is done for this span too: until here it has waited.
     pub fn joins(&self, work: &Self) {
         let (Some(context), Some(of)) = (&self.0, work.recorded()) else { return };
