@@ -43,12 +43,10 @@ pub(super) async fn lock<'a>(
     let began = Instant::now();
     let locked = within(patience, begin_and_lock(connection, event_ids(commands), locking)).await;
     metrics::histogram!("booking_batch_lock_seconds").record(began.elapsed().as_secs_f64());
-    if let Err(setback) = &locked
-        && !setback.lost_session()
-    {
-        within(patience, rollback(connection)).await?;
+    match locked {
+        Ok(events) => Ok(events),
+        Err(setback) => Err(undo(connection, patience, setback).await),
     }
-    locked
 }
 
 /// Runs the commands to the end of the transaction in which `events` were locked.
@@ -66,13 +64,7 @@ pub(super) async fn attempt(
     let applied = apply(connection, patience, commands, events, ids).await;
     let (mut verdicts, effects, written) = match applied {
         Ok(applied) => applied,
-        Err(setback) => {
-            // At once, not when the session is used next: until then it would hold the locks.
-            if !setback.lost_session() {
-                within(patience, rollback(connection)).await?;
-            }
-            return Err(setback);
-        }
+        Err(setback) => return Err(undo(connection, patience, setback).await),
     };
     let Some((mark, last_versions)) = written else {
         // Nothing but refusals and repetitions, and they are true: the lock was held when they were decided. A commit
@@ -95,6 +87,15 @@ pub(super) async fn attempt(
             Ok(Attempt::Unknown(verdicts, mark))
         }
     }
+}
+
+/// Rolls back what met with a setback, and says what to do about it. At once, not when the session is used next: until then
+/// it would hold the locks.
+async fn undo(connection: &mut PgConnection, patience: Duration, setback: Setback) -> Setback {
+    if setback.lost_session() {
+        return setback;
+    }
+    within(patience, rollback(connection)).await.err().unwrap_or(setback)
 }
 
 type Applied = (Vec<Option<Verdict>>, Effects, Option<(Mark, Vec<i64>)>);

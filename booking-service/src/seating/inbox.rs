@@ -56,9 +56,8 @@ pub(super) struct Batch {
 impl Batch {
     /// Adds what has come for the batch's events since it was taken, as far as there is room, to the last of its commands.
     pub(super) fn let_in(&mut self, last: &mut Vec<Pending>) {
-        // Whose lock is somebody else's is not known before, and nothing comes after the end of an event.
-        let ends = |pending: &Pending| matches!(pending.command.action, Action::CancelEvent { .. });
-        if self.locking == Locking::IfFree || last.iter().any(ends) {
+        // Whose lock is somebody else's is not known before.
+        if self.locking == Locking::IfFree || last.iter().any(ends_its_event) {
             return;
         }
         let mut state = self.inbox.state();
@@ -301,11 +300,8 @@ impl State {
         let mut until: Option<Instant> = None;
         let (mut again, mut look) = (None, Vec::new());
         for &event_id in &self.busy {
-            let Some(event) = self.events.get(&event_id) else { continue };
-            let Some(busy) = event.busy.as_ref().filter(|_| !event.is_taken && !event.commands.is_empty())
-            else {
-                continue;
-            };
+            let event = self.events.get(&event_id).filter(|event| event.wants_a_runner());
+            let Some(busy) = event.and_then(|event| event.busy) else { continue };
             if may_wait && busy.may_wait(now) {
                 again = Some(event_id);
             } else if busy.may_look(now) {
@@ -366,8 +362,7 @@ impl State {
     }
 
     fn batch(&self, commands: Vec<Pending>, events: Vec<Uuid>, locking: Locking) -> Next {
-        let busy =
-            |id| self.events.get(id).is_some_and(|event| !event.is_taken && !event.commands.is_empty());
+        let busy = |id| self.events.get(id).is_some_and(Waiting::wants_a_runner);
         let more = !self.ready.is_empty() || self.busy.iter().any(busy);
         Next::Batch { commands, events, locking, more }
     }
@@ -386,8 +381,7 @@ impl State {
                 pending.answer(Err(CommandError::DeadlineExceeded));
                 continue;
             }
-            // The end of an event is carried out by statements that come last in their batch (see `Ending`).
-            let last = matches!(pending.command.action, Action::CancelEvent { .. });
+            let last = ends_its_event(&pending);
             commands.push(pending);
             event.taken += 1;
             self.taken += 1;
@@ -434,7 +428,18 @@ impl State {
     }
 }
 
+/// Whether nothing for its event may come after it in a batch: the end of an event is carried out by statements that come
+/// last (see `Ending`).
+fn ends_its_event(pending: &Pending) -> bool {
+    matches!(pending.command.action, Action::CancelEvent { .. })
+}
+
 impl Waiting {
+    /// Whether something waits that no runner has come for yet.
+    fn wants_a_runner(&self) -> bool {
+        !self.is_taken && !self.commands.is_empty()
+    }
+
     /// Whether it was busy, and so long ago that it need not be remembered.
     fn was_busy_before(&self, now: Instant) -> bool {
         self.busy.is_none_or(|busy| busy.was_before(now, BUSY_MEMORY))
@@ -455,348 +460,4 @@ impl Waiting {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::sync::oneshot::{self, Receiver};
-
-    use super::super::Answer;
-    use super::*;
-    use crate::domain::command::{Actor, Command};
-    use service_core::trace::Span;
-
-    /// A command for this event, told apart by the registration that it cancels, and where its answer comes.
-    fn command(event: u128, registration: u128) -> (Pending, Receiver<Answer>) {
-        let action = Action::CancelRegistration { registration_id: Uuid::from_u128(registration) };
-        pending(event, action)
-    }
-
-    fn pending(event: u128, action: Action) -> (Pending, Receiver<Answer>) {
-        let (reply, answer) = oneshot::channel();
-        let command = Command { event_id: Uuid::from_u128(event), actor: Actor::SYSTEM, action };
-        let deadline = Instant::now() + Duration::from_secs(3_600);
-        (Pending { command, deadline, reply, span: Span::child("command") }, answer)
-    }
-
-    /// An inbox in which so many commands wait for each of these events, numbered for each from 0.
-    fn inbox(limit: usize, crowds: &[(u128, usize)]) -> (Arc<Inbox>, Vec<Receiver<Answer>>) {
-        let (inbox, mut answers) = (Arc::new(Inbox::new(limit)), Vec::new());
-        for &(event, count) in crowds {
-            for number in 0..count {
-                let (pending, answer) = command(event, number as u128);
-                inbox.push(pending).unwrap();
-                answers.push(answer);
-            }
-        }
-        (inbox, answers)
-    }
-
-    /// The events of a batch and how many commands it has for each, in order.
-    fn shape(batch: &Batch) -> Vec<(u128, usize)> {
-        let mut shape: Vec<(u128, usize)> = Vec::new();
-        for pending in &batch.commands {
-            let event = pending.command.event_id.as_u128();
-            match shape.last_mut().filter(|(last, _)| *last == event) {
-                Some((_, count)) => *count += 1,
-                None => shape.push((event, 1)),
-            }
-        }
-        shape
-    }
-
-    fn numbers(batch: &Batch) -> Vec<u128> {
-        let number = |pending: &Pending| match pending.command.action {
-            Action::CancelRegistration { registration_id } => registration_id.as_u128(),
-            _ => u128::MAX,
-        };
-        batch.commands.iter().map(number).collect()
-    }
-
-    async fn next(inbox: &Arc<Inbox>) -> Batch {
-        inbox.next().await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn events_with_few_commands_share_a_batch_and_a_crowd_has_its_own() {
-        let (inbox, _answers) = inbox(10_000, &[(1, 2), (2, 1_000), (3, 1), (4, 63)]);
-        let few = next(&inbox).await;
-        assert_eq!(shape(&few), [(1, 2), (3, 1), (4, 63)]);
-        assert_eq!(shape(&next(&inbox).await), [(2, BATCH)]);
-    }
-
-    #[tokio::test]
-    async fn a_crowd_waits_its_turn_behind_its_neighbours_after_each_batch() {
-        let (inbox, mut answers) = inbox(10_000, &[(1, 1_000)]);
-        for round in 0..3 {
-            let crowd = next(&inbox).await;
-            assert_eq!(shape(&crowd), [(1, BATCH)]);
-            let (neighbour, answer) = command(2, 0);
-            inbox.push(neighbour).unwrap();
-            answers.push(answer);
-            drop(crowd);
-            assert_eq!(shape(&next(&inbox).await), [(2, 1)], "round {round}");
-        }
-    }
-
-    #[tokio::test]
-    async fn an_event_is_with_one_runner_at_a_time() {
-        let (inbox, mut answers) = inbox(10_000, &[(1, 3)]);
-        let first = next(&inbox).await;
-        let (late, answer) = command(1, 3);
-        inbox.push(late).unwrap();
-        answers.push(answer);
-        assert!(matches!(inbox.state().take(Instant::now()), Next::Nothing { until: None }));
-        drop(first);
-        assert_eq!(numbers(&next(&inbox).await), [3]);
-    }
-
-    #[tokio::test]
-    async fn who_comes_while_the_lock_is_waited_for_is_let_in_as_far_as_there_is_room() {
-        let (inbox, mut answers) = inbox(10_000, &[(1, 2), (2, 1)]);
-        let mut batch = next(&inbox).await;
-        let mut part = std::mem::take(&mut batch.commands);
-        for (event, number) in [(1, 2), (3, 0), (2, 1)] {
-            let (late, answer) = command(event, number);
-            inbox.push(late).unwrap();
-            answers.push(answer);
-        }
-        batch.let_in(&mut part);
-        let came = |event: u128| part.iter().filter(|p| p.command.event_id == Uuid::from_u128(event)).count();
-        assert_eq!((came(1), came(2), came(3)), (3, 2, 0));
-        assert_eq!(inbox.waiting(), 1);
-        for number in 3..1_000 {
-            let (late, answer) = command(1, number);
-            inbox.push(late).unwrap();
-            answers.push(answer);
-        }
-        batch.let_in(&mut part);
-        assert_eq!(part.len(), BATCH);
-    }
-
-    #[tokio::test]
-    async fn nobody_is_let_in_ahead_of_what_was_put_back_or_behind_the_end_of_an_event() {
-        let (inbox, mut answers) = inbox(10_000, &[(1, 2), (2, 1)]);
-        let mut batch = next(&inbox).await;
-        let mut part = std::mem::take(&mut batch.commands);
-        let first = part.remove(0);
-        batch.put_back([first]);
-        let mut push = |pending: (Pending, Receiver<Answer>)| {
-            inbox.push(pending.0).unwrap();
-            answers.push(pending.1);
-        };
-        push(command(1, 2));
-        batch.let_in(&mut part);
-        assert_eq!(part.len(), 2);
-        push(pending(2, Action::CancelEvent { reason: String::new(), etag: None }));
-        push(command(2, 2));
-        batch.let_in(&mut part);
-        assert_eq!(part.len(), 3);
-        batch.let_in(&mut part);
-        assert_eq!(part.len(), 3);
-    }
-
-    #[tokio::test]
-    async fn what_is_put_back_keeps_its_order_and_is_not_waited_for() {
-        let (inbox, mut answers) = inbox(10_000, &[(1, 3), (2, 1)]);
-        let mut batch = next(&inbox).await;
-        assert_eq!(batch.locking, Locking::Wait);
-        let (late, answer) = command(1, 3);
-        inbox.push(late).unwrap();
-        answers.push(answer);
-        let all = std::mem::take(&mut batch.commands);
-        batch.timed_out();
-        batch.put_back(all);
-        drop(batch);
-        let mut look = next(&inbox).await;
-        assert_eq!(look.locking, Locking::IfFree);
-        let mut commands = std::mem::take(&mut look.commands);
-        commands.sort_by_key(|pending| pending.command.event_id);
-        let (one, two): (Vec<_>, Vec<_>) =
-            commands.into_iter().partition(|pending| pending.command.event_id == Uuid::from_u128(1));
-        // The second event is free.
-        drop(two);
-        look.put_back(one);
-        drop(look);
-        // In the meantime others come and are waited for.
-        let (other, answer) = command(2, 9);
-        inbox.push(other).unwrap();
-        answers.push(answer);
-        let other = next(&inbox).await;
-        assert_eq!((shape(&other), other.locking), (vec![(2, 1)], Locking::Wait));
-        let again = next(&inbox).await;
-        assert_eq!((numbers(&again), again.locking), (vec![0, 1, 2, 3], Locking::IfFree));
-    }
-
-    /// What a runner would take after that time.
-    fn next_after(inbox: &Arc<Inbox>, time: Duration) -> Option<Batch> {
-        let next = inbox.state().take(Instant::now() + time);
-        match next {
-            Next::Batch { commands, events, locking, .. } => Some(inbox.batch(commands, events, locking)),
-            Next::Nothing { .. } | Next::Over => None,
-        }
-    }
-
-    /// Takes a batch in which waiting was in vain.
-    async fn wait_in_vain(inbox: &Arc<Inbox>) {
-        let mut batch = next(inbox).await;
-        assert_eq!(batch.locking, Locking::Wait);
-        let all = std::mem::take(&mut batch.commands);
-        batch.timed_out();
-        batch.put_back(all);
-    }
-
-    /// Takes a batch of which nothing was free.
-    async fn look_in_vain(inbox: &Arc<Inbox>) {
-        let batch = next(inbox).await;
-        assert_eq!(batch.locking, Locking::IfFree);
-        batch.give_up();
-    }
-
-    impl Batch {
-        /// Nothing of it could be decided.
-        fn give_up(mut self) {
-            let all = std::mem::take(&mut self.commands);
-            self.put_back(all);
-        }
-    }
-
-    #[tokio::test]
-    async fn of_many_busy_events_one_is_waited_for_at_a_time_and_others_have_their_turn_between() {
-        let busy: Vec<(u128, usize)> = (1..=20).map(|event| (event, 5)).collect();
-        let (inbox, mut answers) = inbox(10_000, &busy);
-        wait_in_vain(&inbox).await;
-        look_in_vain(&inbox).await;
-        let waits = next_after(&inbox, Duration::from_millis(300)).unwrap();
-        assert_eq!((shape(&waits).len(), waits.locking), (1, Locking::Wait));
-        let (other, answer) = command(99, 0);
-        inbox.push(other).unwrap();
-        answers.push(answer);
-        let looks = next_after(&inbox, Duration::from_millis(300)).unwrap();
-        assert_eq!(
-            (shape(&looks).len(), looks.locking),
-            (19, Locking::IfFree),
-            "a second runner waits for no other"
-        );
-        let turn = next_after(&inbox, Duration::from_millis(300)).unwrap();
-        assert_eq!(shape(&turn), [(99, 1)]);
-        drop(turn);
-        looks.give_up();
-        let (other, answer) = command(99, 1);
-        inbox.push(other).unwrap();
-        answers.push(answer);
-        waits.give_up();
-        let waits = next_after(&inbox, Duration::from_millis(300)).unwrap();
-        assert_eq!((shape(&waits).len(), waits.locking), (1, Locking::Wait));
-        assert_ne!(shape(&waits), [(99, 1)]);
-        waits.give_up();
-        let looks = next_after(&inbox, Duration::from_millis(300)).unwrap();
-        assert_eq!(looks.locking, Locking::IfFree);
-        let turn = next_after(&inbox, Duration::from_millis(300)).unwrap();
-        assert_eq!(shape(&turn), [(99, 1)], "nor does the only one wait again before others had their turn");
-    }
-
-    #[tokio::test]
-    async fn looking_at_busy_events_takes_no_more_than_a_batch() {
-        let busy: Vec<(u128, usize)> = (1..=4).map(|event| (event, 60)).collect();
-        let (inbox, mut answers) = inbox(10_000, &busy);
-        wait_in_vain(&inbox).await;
-        for event in 1..=4 {
-            for number in 60..120 {
-                let (late, answer) = command(event, number);
-                inbox.push(late).unwrap();
-                answers.push(answer);
-            }
-        }
-        let first = next(&inbox).await;
-        assert_eq!((first.commands.len(), first.locking), (BATCH, Locking::IfFree));
-    }
-
-    #[tokio::test]
-    async fn that_an_event_was_busy_is_remembered_for_a_while() {
-        let (inbox, mut answers) = inbox(10_000, &[(1, 1)]);
-        wait_in_vain(&inbox).await;
-        answers.clear();
-        // Nobody waits for it any more.
-        let gone = next(&inbox).await;
-        assert_eq!((gone.commands.len(), gone.locking), (0, Locking::IfFree));
-        drop(gone);
-        let (late, answer) = command(1, 1);
-        inbox.push(late).unwrap();
-        answers.push(answer);
-        look_in_vain(&inbox).await;
-        answers.clear();
-        drop(next_after(&inbox, BUSY_MEMORY / 2));
-        assert!(next_after(&inbox, BUSY_MEMORY / 2).is_none());
-        assert!(!inbox.state().events.is_empty());
-        assert!(next_after(&inbox, BUSY_MEMORY * 2).is_none());
-        assert!(inbox.state().events.is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_batch_ends_with_the_end_of_an_event() {
-        let (inbox, mut answers) = inbox(10_000, &[(1, 1)]);
-        let (end, answer) = pending(1, Action::CancelEvent { reason: String::new(), etag: None });
-        inbox.push(end).unwrap();
-        answers.push(answer);
-        let (behind, answer) = command(1, 7);
-        inbox.push(behind).unwrap();
-        answers.push(answer);
-        let batch = next(&inbox).await;
-        assert_eq!(numbers(&batch), [0, u128::MAX]);
-        drop(batch);
-        assert_eq!(numbers(&next(&inbox).await), [7]);
-    }
-
-    #[tokio::test]
-    async fn one_event_takes_half_of_the_room_and_no_more() {
-        let (inbox, _answers) = inbox(100, &[(1, 50)]);
-        assert_eq!(inbox.push(command(1, 50).0), Err(CommandError::Overloaded));
-        let (neighbours, _others): (Vec<_>, Vec<_>) = (0..50).map(|event| command(100 + event, 0)).unzip();
-        for neighbour in neighbours {
-            assert_eq!(inbox.push(neighbour), Ok(()));
-        }
-        assert_eq!(inbox.push(command(2, 0).0), Err(CommandError::Overloaded));
-        assert_eq!(inbox.waiting(), 100);
-    }
-
-    #[tokio::test]
-    async fn what_a_runner_has_takes_room_until_it_is_done_with() {
-        let (inbox, _answers) = inbox(100, &[(1, 50), (2, 49)]);
-        let mut batch = next(&inbox).await;
-        assert_eq!(inbox.push(command(1, 50).0), Err(CommandError::Overloaded));
-        let all = std::mem::take(&mut batch.commands);
-        batch.put_back(all);
-        drop(batch);
-        assert_eq!(inbox.push(command(1, 50).0), Err(CommandError::Overloaded));
-        drop(next(&inbox).await);
-        let (neighbours, _others): (Vec<_>, Vec<_>) = (0..100).map(|event| command(100 + event, 0)).unzip();
-        for neighbour in neighbours {
-            assert_eq!(inbox.push(neighbour), Ok(()));
-        }
-        assert_eq!(inbox.push(command(300, 0).0), Err(CommandError::Overloaded));
-    }
-
-    #[tokio::test]
-    async fn commands_that_nobody_waits_for_take_no_room_and_no_place_in_a_batch() {
-        let (inbox, answers) = inbox(512, &[(1, 256)]);
-        drop(answers);
-        let (living, _answer) = command(1, 1_000);
-        assert_eq!(inbox.push(living), Ok(()), "the dead make room");
-        assert_eq!(inbox.waiting(), 1);
-        assert_eq!(inbox.state().ready, [Uuid::from_u128(1)], "its turn is not given twice");
-        let (batch_of_living, _answers) = {
-            let (inbox, mut answers) = self::inbox(10_000, &[(1, 300)]);
-            answers.drain(..299);
-            (next(&inbox).await, answers)
-        };
-        assert_eq!(numbers(&batch_of_living), [299]);
-    }
-
-    #[tokio::test]
-    async fn a_closed_inbox_is_over_when_nothing_is_left_in_it() {
-        let (inbox, _answers) = inbox(10, &[(1, 1)]);
-        inbox.close();
-        assert_eq!(inbox.push(command(2, 0).0), Err(CommandError::ShuttingDown));
-        assert_eq!(shape(&next(&inbox).await), [(1, 1)]);
-        assert!(inbox.next().await.is_none());
-        assert!(inbox.next().await.is_none());
-    }
-}
+mod tests;
