@@ -75,12 +75,12 @@ impl Lookups {
     /// To be called within a tokio runtime.
     pub fn start(pool: &PgPool) -> Self {
         Self {
-            events: Lookup::start(pool.clone(), |pool, ids| events::find(pool, ids).boxed()),
-            events_of_registrations: Lookup::start(pool.clone(), |pool, ids| {
-                registrations::events_of(pool, ids).boxed()
+            events: Lookup::start(pool.clone(), |connection, ids| events::find(connection, ids).boxed()),
+            events_of_registrations: Lookup::start(pool.clone(), |connection, ids| {
+                registrations::events_of(connection, ids).boxed()
             }),
-            events_of_entries: Lookup::start(pool.clone(), |pool, ids| {
-                waitlist::events_of(pool, ids).boxed()
+            events_of_entries: Lookup::start(pool.clone(), |connection, ids| {
+                waitlist::events_of(connection, ids).boxed()
             }),
         }
     }

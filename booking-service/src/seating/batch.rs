@@ -24,9 +24,34 @@ const ENDING_PATIENCE: Duration = Duration::from_secs(11 * 60);
 /// What became of a batch.
 pub(super) enum Attempt {
     /// It is over: a verdict for each command, or `None` for those whose event somebody else holds.
-    Done(Vec<Option<Verdict>>),
+    Done {
+        verdicts: Vec<Option<Verdict>>,
+        /// Whether anything was written.
+        wrote: bool,
+    },
     /// The session broke at COMMIT. The verdicts are true if, and only if, the mark is found.
     Unknown(Vec<Option<Verdict>>, Mark),
+}
+
+/// Decides the commands by what is there now, without a lock and without a transaction, if that needs nothing to be
+/// written: then it is true of the one moment at which it was read. `None`: it has to be decided under the locks.
+///
+/// # Errors
+/// Nothing was found out; see [`Setback`].
+pub(super) async fn glance(
+    session: &mut Session,
+    commands: &[&Command],
+    ids: &dyn IdSource,
+) -> Result<Option<Vec<Verdict>>, Setback> {
+    let patience = session.patience();
+    let connection = session.connection().await?;
+    let events = event_ids(commands.iter().copied());
+    let loaded = within(patience, load_facts(connection, &events, commands.iter().copied())).await?;
+    if !loaded.at_one_moment {
+        return Ok(None);
+    }
+    let decision = decide(loaded.facts, commands.iter().copied(), ids);
+    Ok(decision.effects.is_empty().then_some(decision.verdicts))
 }
 
 /// Begins the transaction of a batch: locks the events of these commands and says which of them it has, or do not exist.
@@ -70,7 +95,7 @@ pub(super) async fn attempt(
         // Nothing but refusals and repetitions, and they are true: the lock was held when they were decided. A commit
         // would only cost a flush.
         within(patience, rollback(connection)).await?;
-        return Ok(Attempt::Done(verdicts));
+        return Ok(Attempt::Done { verdicts, wrote: false });
     };
     complete_endings(&mut verdicts, &effects.endings, &last_versions);
     // From here on an error does not say what happened: the server may have committed before the answer was lost.
@@ -80,7 +105,7 @@ pub(super) async fn attempt(
     match committed {
         Ok(()) => {
             metrics::counter!("booking_seats_sold_total").increment(seats_sold(&effects));
-            Ok(Attempt::Done(verdicts))
+            Ok(Attempt::Done { verdicts, wrote: true })
         }
         Err(setback) => {
             tracing::warn!(?setback, "no answer to COMMIT");
@@ -124,8 +149,8 @@ async fn apply(
     let applies = |command: &Command| events.binary_search(&command.event_id).is_ok();
 
     let applied = commands.iter().copied().filter(|command| applies(command));
-    let facts = within(patience, load_facts(connection, events, applied.clone())).await?;
-    let decision = decide(facts, applied, ids);
+    let loaded = within(patience, load_facts(connection, events, applied.clone())).await?;
+    let decision = decide(loaded.facts, applied, ids);
     let patience = if decision.effects.endings.is_empty() { patience } else { ENDING_PATIENCE };
     let written = within(patience, write_effects(connection, &decision.effects)).await?;
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
@@ -146,6 +147,8 @@ impl Inbox {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
+            // Calls that have arrived already, but were not looked at yet, come along.
+            yield_now().await;
             let next = self.state().take(Instant::now());
             match next {
                 Next::Batch { commands, events, locking, more } => {

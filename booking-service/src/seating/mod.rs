@@ -11,6 +11,7 @@ mod busy;
 mod inbox;
 mod runner;
 mod session;
+mod sold_out;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};

@@ -8,7 +8,8 @@ use service_core::ids::IdSource;
 use service_core::trace::Span;
 use tokio::time::{Instant, sleep};
 
-use super::batch::{Attempt, attempt, find_out, lock};
+use super::batch::{Attempt, attempt, find_out, glance, lock};
+use super::sold_out::SoldOut;
 use super::inbox::{Batch, Inbox};
 use super::session::{Session, Setback};
 use super::{CommandError, Pending, SeatingConfig};
@@ -25,6 +26,7 @@ pub(super) struct Runner {
     session: Session,
     ids: Arc<dyn IdSource>,
     config: SeatingConfig,
+    sold_out: SoldOut,
 }
 
 impl Runner {
@@ -34,7 +36,7 @@ impl Runner {
         ids: Arc<dyn IdSource>,
         config: SeatingConfig,
     ) -> Self {
-        Self { inbox, session, ids, config }
+        Self { inbox, session, ids, config, sold_out: SoldOut::default() }
     }
 
     /// Runs until the inbox is closed and nothing is left in it.
@@ -79,7 +81,8 @@ impl Runner {
             let began = Instant::now();
             let result = self.attempt(&mut part, batch, is_last).await;
             match result {
-                Ok(Attempt::Done(verdicts)) => {
+                Ok(Attempt::Done { verdicts, wrote }) => {
+                    self.sold_out.learn(part.iter().map(|pending| pending.command.event_id), wrote);
                     metrics::histogram!("booking_batch_commands")
                         .record(f64::from(u32::try_from(part.len()).unwrap_or(u32::MAX)));
                     metrics::histogram!("booking_batch_duration_seconds")
@@ -144,6 +147,16 @@ impl Runner {
         is_last: bool,
     ) -> Result<Attempt, Setback> {
         let mut span = Span::for_many(BATCH_SPAN, part.iter().map(|pending| &pending.span));
+        if part.iter().all(|pending| self.sold_out.contains(pending.command.event_id)) {
+            let commands: Vec<&Command> = part.iter().map(|pending| &pending.command).collect();
+            let glance = span.enclose(glance(&mut self.session, &commands, self.ids.as_ref())).await?;
+            if let Some(verdicts) = glance {
+                part.iter().for_each(|pending| pending.span.joins(&span));
+                span.set("rowlock.batch.commands", i64::try_from(part.len()).unwrap_or(i64::MAX));
+                let verdicts = verdicts.into_iter().map(Some).collect();
+                return Ok(Attempt::Done { verdicts, wrote: false });
+            }
+        }
         let commands = part.iter().map(|pending| &pending.command);
         let events = span.enclose(lock(&mut self.session, commands, batch.locking)).await?;
         if is_last {

@@ -131,8 +131,11 @@ pub async fn made_by(
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn find(pool: PgPool, ids: Vec<Uuid>) -> Result<HashMap<Uuid, EventRecord>, StoreError> {
-    let rows = query_events!("WHERE id = ANY($1)", &ids).fetch_all(&pool).await?;
+pub async fn find(
+    connection: &mut PgConnection,
+    ids: Vec<Uuid>,
+) -> Result<HashMap<Uuid, EventRecord>, StoreError> {
+    let rows = query_events!("WHERE id = ANY($1)", &ids).fetch_all(connection).await?;
     let records: Vec<EventRecord> = read(rows)?;
     Ok(records.into_iter().map(|record| (record.event.id, record)).collect())
 }

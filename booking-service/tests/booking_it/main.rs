@@ -34,6 +34,7 @@ mod events;
 mod interference;
 mod limits;
 mod lists;
+mod lookup;
 mod lost_commits;
 mod offers;
 mod outages;

@@ -11,11 +11,21 @@ use super::super::StoreError;
 use super::super::rows::{EventRow, query_entries, query_registrations, read};
 use crate::domain::command::Command;
 use crate::domain::event::{EventRecord, EventText};
-use crate::domain::facts::{Facts, Wanted};
+use crate::domain::facts::{Facts, HeadsWanted, Wanted};
 use crate::domain::registration::Registration;
 use crate::domain::waitlist::Entry;
 
-/// Reads these events, which are locked or do not exist, and what `commands` need to know about them.
+/// Facts, and how they were read.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What was asked for.
+    pub facts: Facts,
+    /// Whether one statement read them all: then they are those of one moment even where nothing is locked.
+    pub at_one_moment: bool,
+}
+
+/// Reads these events and what `commands` need to know about them. The events are locked or do not exist; if not, see
+/// [`Loaded::at_one_moment`].
 ///
 /// One statement when nobody is known and nothing is freed (the rush); one more for each kind of row that is.
 ///
@@ -25,7 +35,7 @@ pub async fn load_facts<'a>(
     connection: &mut PgConnection,
     events: &[Uuid],
     commands: impl Iterator<Item = &'a Command> + Clone,
-) -> Result<Facts, StoreError> {
+) -> Result<Loaded, StoreError> {
     let wanted = Wanted::by(commands.clone());
     let (user_events, users): (Vec<_>, Vec<_>) = wanted.users.iter().copied().unzip();
     let (request_events, (callers, requests)): (Vec<_>, (Vec<_>, Vec<_>)) =
@@ -125,21 +135,24 @@ pub async fn load_facts<'a>(
     let mut entries = wanted.entries;
     entries.extend(found(&user_events, known.queued));
     entries.extend(found(&request_events, known.made_entries));
+    let mut registrations = wanted.registrations;
+    registrations.extend(found(&user_events, known.registered));
+    registrations.extend(found(&request_events, known.made_registrations));
+    let nobody_is_known = entries.is_empty() && registrations.is_empty();
     for entry in entries_by_id(&mut *connection, entries).await? {
         facts.add_entry(entry);
     }
 
-    let mut registrations = wanted.registrations;
-    registrations.extend(found(&user_events, known.registered));
-    registrations.extend(found(&request_events, known.made_registrations));
     registrations.extend(facts.missing_registrations());
     for registration in registrations_by_id(&mut *connection, registrations).await? {
         facts.add_registration(registration);
     }
 
     load_texts(&mut *connection, &wanted.texts, &mut facts).await?;
-    load_heads(connection, commands, &mut facts).await?;
-    Ok(facts)
+    let heads = facts.heads_wanted(commands);
+    let at_one_moment = nobody_is_known && wanted.texts.is_empty() && heads.is_empty();
+    load_heads(connection, &heads, &mut facts).await?;
+    Ok(Loaded { facts, at_one_moment })
 }
 
 /// Who is known to which event, in the order asked for: ids, where there are any.
@@ -216,12 +229,11 @@ async fn load_texts(
 }
 
 /// The heads of the queues that freed seats can reach: none in a rush.
-async fn load_heads<'a>(
+async fn load_heads(
     connection: &mut PgConnection,
-    commands: impl Iterator<Item = &'a Command>,
+    wanted: &[HeadsWanted],
     facts: &mut Facts,
 ) -> Result<(), StoreError> {
-    let wanted = facts.heads_wanted(commands);
     if wanted.is_empty() {
         return Ok(());
     }

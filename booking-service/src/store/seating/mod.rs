@@ -5,7 +5,7 @@ mod load;
 mod lock;
 mod write;
 
-pub use load::load_facts;
+pub use load::{Loaded, load_facts};
 pub use lock::{begin_and_lock_events, begin_and_lock_free_events, commit, prepare_lock, rollback};
 pub use write::{Mark, was_committed, write_effects};
 

@@ -1,0 +1,123 @@
+//! Looking up by id what many ask for at once, on real connections.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use booking_service::MIGRATOR;
+use booking_service::store::lookup::Lookup;
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use service_core::test_support::{TestCluster, TestDatabase};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use tokio::sync::Notify;
+use tokio::task::yield_now;
+use uuid::Uuid;
+
+use crate::system::PATIENCE;
+
+fn id(n: u128) -> Uuid {
+    Uuid::from_u128(n)
+}
+
+async fn database() -> (TestDatabase, PgPool) {
+    let database = TestCluster::database("booking", &MIGRATOR).await;
+    let pool = database.pool(4);
+    (database, pool)
+}
+
+#[tokio::test]
+async fn those_who_ask_at_once_share_statements_and_get_their_own_answers() {
+    static ASKED: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+    let (_database, pool) = database().await;
+    let lookup = Lookup::start(pool, |connection, ids| {
+        ASKED.lock().unwrap().push(ids.len());
+        async move {
+            // Odd ones do not exist.
+            let found: Vec<Uuid> =
+                sqlx::query_scalar("SELECT id FROM unnest($1::uuid[]) AS id WHERE get_byte(uuid_send(id), 15) % 2 = 0")
+                    .bind(ids)
+                    .fetch_all(connection)
+                    .await?;
+            Ok(found.into_iter().map(|id| (id, id.as_u128() * 10)).collect())
+        }
+        .boxed()
+    });
+    let answers = join_all((0..1000).map(|n| lookup.get(id(n % 100)))).await;
+    for (n, answer) in (0..1000).zip(answers) {
+        let n = n % 100;
+        assert_eq!(answer.unwrap(), (n % 2 == 0).then_some(n * 10));
+    }
+    let asked = ASKED.lock().unwrap();
+    assert!(asked.len() <= 4 && asked.iter().all(|count| *count <= 100), "{asked:?}");
+}
+
+#[tokio::test]
+async fn where_a_statement_fails_everybody_asks_alone() {
+    let (_database, pool) = database().await;
+    let lookup = Lookup::start(pool, |_, ids| {
+        let poisoned = ids.contains(&id(3));
+        async move {
+            if poisoned {
+                return Err(sqlx::Error::WorkerCrashed.into());
+            }
+            Ok(ids.into_iter().map(|id| (id, ())).collect())
+        }
+        .boxed()
+    });
+    let answers = join_all((0..5).map(|n| lookup.get(id(n)))).await;
+    let failed: Vec<bool> = answers.iter().map(Result::is_err).collect();
+    assert_eq!(failed, [false, false, false, true, false]);
+}
+
+#[tokio::test]
+async fn a_slow_statement_does_not_hold_up_those_who_come_after_it() {
+    static BEGAN: Notify = Notify::const_new();
+    static GO_ON: Notify = Notify::const_new();
+    let (_database, pool) = database().await;
+    let lookup = Arc::new(Lookup::start(pool, |_, ids| {
+        async move {
+            if ids.contains(&id(0)) {
+                BEGAN.notify_one();
+                GO_ON.notified().await;
+            }
+            Ok(ids.into_iter().map(|id| (id, ())).collect())
+        }
+        .boxed()
+    }));
+    let asked = Arc::clone(&lookup);
+    let slow = tokio::spawn(async move { asked.get(id(0)).await });
+    BEGAN.notified().await;
+    let after = tokio::time::timeout(PATIENCE, lookup.get(id(1))).await.expect("it does not wait for the first");
+    GO_ON.notify_one();
+    assert_eq!((slow.await.unwrap().unwrap(), after.unwrap()), (Some(()), Some(())));
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_while_there_is_something_to_look_up_and_then_given_back() {
+    let (_database, pool) = database().await;
+    let only = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(Duration::from_millis(10))
+        .connect_lazy_with(pool.connect_options().as_ref().clone());
+    // Connecting takes longer than a hundredth of a second.
+    while only.acquire().await.is_err() {
+        yield_now().await;
+    }
+    let lookup = Lookup::start(only.clone(), |connection, ids| {
+        async move {
+            let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(connection).await?;
+            Ok(ids.into_iter().map(|id| (id, pid)).collect())
+        }
+        .boxed()
+    });
+    let first = lookup.get(id(1)).await.unwrap().expect("found");
+    for n in 2..20 {
+        assert_eq!(lookup.get(id(n)).await.unwrap(), Some(first));
+    }
+    assert!(only.try_acquire().is_none(), "it has the one connection in its hands");
+    let given_back = async {
+        while only.acquire().await.is_err() {}
+    };
+    tokio::time::timeout(PATIENCE, given_back).await.expect("it is given back when nobody asks");
+}
