@@ -1,11 +1,16 @@
 //! Logs to standard error, metrics for Prometheus, and traces if a collector is configured.
 
+use std::fmt;
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing::span::Record;
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::format::{JsonFields, Writer};
+use tracing_subscriber::fmt::{FormatFields, FormattedFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -22,6 +27,29 @@ impl MetricsHandle {
     #[must_use]
     pub fn render(&self) -> String {
         self.0.render()
+    }
+}
+
+/// A span's fields as JSON, to which those that become known later are appended. The library's own reads back and writes anew
+/// what is there, for each call that says who makes it.
+#[derive(Default)]
+struct SpanFields(JsonFields);
+
+impl<'writer> FormatFields<'writer> for SpanFields {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
+        self.0.format_fields(writer, fields)
+    }
+
+    fn add_fields(&self, current: &'writer mut FormattedFields<Self>, fields: &Record<'_>) -> fmt::Result {
+        let mut more = String::new();
+        JsonFields::new().format_fields(Writer::new(&mut more), fields)?;
+        let (Some(head), Some(tail)) = (current.fields.strip_suffix('}'), more.strip_prefix('{')) else {
+            current.fields = more;
+            return Ok(());
+        };
+        let comma = if head.ends_with('{') || tail.starts_with('}') { "" } else { "," };
+        current.fields = format!("{head}{comma}{tail}");
+        Ok(())
     }
 }
 
@@ -56,15 +84,20 @@ pub fn init(config: &TelemetryConfig) -> anyhow::Result<MetricsHandle> {
             tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours)
         };
     }
+    macro_rules! json {
+        () => {
+            logs!().json().flatten_event(true).fmt_fields(SpanFields::default())
+        };
+    }
     // A test may have a subscriber of its own already; that one stays.
     let registry = tracing_subscriber::registry();
     let _ = match (&config.traces, config.format) {
-        (None, LogFormat::Json) => registry.with(filter).with(logs!().json().flatten_event(true)).try_init(),
+        (None, LogFormat::Json) => registry.with(filter).with(json!()).try_init(),
         (None, LogFormat::Pretty) => registry.with(filter).with(logs!()).try_init(),
         // The filter is that of the logs alone: statements are traced whatever is logged.
         (Some(_), LogFormat::Json) => registry
             .with(trace::statements())
-            .with(logs!().json().flatten_event(true).with_filter(filter))
+            .with(json!().with_filter(filter))
             .try_init(),
         (Some(_), LogFormat::Pretty) => {
             registry.with(trace::statements()).with(logs!().with_filter(filter)).try_init()

@@ -88,8 +88,12 @@ impl Runner {
                     metrics::histogram!("booking_batch_duration_seconds")
                         .record(began.elapsed().as_secs_f64());
                     let (decided, verdicts) = put_back_undecided(part, verdicts, batch);
-                    for (pending, verdict) in decided.into_iter().zip(verdicts) {
-                        pending.answer(verdict.map_err(CommandError::Refused));
+                    let answers = decided.into_iter().zip(verdicts);
+                    if wrote {
+                        // The next batch is on its way to the database before these answers are on theirs.
+                        tokio::spawn(async move { tell(answers) });
+                    } else {
+                        tell(answers);
                     }
                     return Ok(());
                 }
@@ -203,11 +207,7 @@ impl Runner {
         metrics::counter!("booking_unknown_commits_total", "outcome" => outcome).increment(1);
         match found_out {
             Some(false) => return Some(part),
-            Some(true) => {
-                for (pending, verdict) in part.into_iter().zip(verdicts) {
-                    pending.answer(verdict.map_err(CommandError::Refused));
-                }
-            }
+            Some(true) => tell(part.into_iter().zip(verdicts)),
             None => {
                 for pending in part {
                     pending.answer(Err(CommandError::OutcomeUnknown));
@@ -235,6 +235,12 @@ fn put_back_undecided(
         }
     }
     decided
+}
+
+fn tell(answers: impl Iterator<Item = (Pending, Verdict)>) {
+    for (pending, verdict) in answers {
+        pending.answer(verdict.map_err(CommandError::Refused));
+    }
 }
 
 fn drop_dead(part: &mut Vec<Pending>) {

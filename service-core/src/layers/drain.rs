@@ -26,15 +26,19 @@ pub(crate) struct DrainLayer {
 
 impl Middleware for DrainLayer {
     async fn handle(&self, request: Request, next: &impl Next) -> Response {
-        let infrastructure =
-            self.methods.find(request.uri().path()).is_some_and(|method| method.infrastructure);
+        let method = self.methods.find(request.uri().path());
         let domain = self.domain;
         let response = tokio::select! {
             biased;
             response = next.run(request) => response,
             () = self.last_call.cancelled() => return refuse(shutting_down(domain)),
         };
-        let end = if infrastructure { &self.began } else { &self.last_call };
+        let end = match method {
+            Some(method) if method.streams && method.infrastructure => &self.began,
+            Some(method) if method.streams => &self.last_call,
+            // There is nothing to wait for in it.
+            _ => return response,
+        };
         response.map(|inner| {
             Body::new(DrainedBody {
                 inner: Some(inner),
