@@ -37,7 +37,7 @@ usage: cargo bench -p booking-service --bench rush -- [--quick] [--only ROW,ROWâ
   --only       these rows alone; results are kept, so a table can be gathered in portions
   --rounds     interleaved rounds (3)
   --seconds    how long one thing is measured in a round (4)
-  --profile    also what PostgreSQL spent its time on, by pg_stat_statements (in row hot-event)
+  --profile    also what PostgreSQL spent its time on, by pg_stat_statements (in rows hot-event and cancel)
   --report     measure nothing: the table and the page of what is there of this build
   --list       the names of the rows";
 

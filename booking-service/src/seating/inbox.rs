@@ -23,6 +23,8 @@ pub(super) const BATCH: usize = 256;
 /// From so many commands on an event is given a batch of its own: there is little left to share, and its neighbours need
 /// not wait for its rows to be written.
 const CROWD: usize = 64;
+/// How often a batch yields for company at most.
+const GATHER: usize = 4;
 /// How many commands for one busy event are tried at a time.
 const BUSY_BATCH: usize = 64;
 /// How long it is remembered that an event was busy when nobody asks for it any more: the next who does would otherwise
@@ -147,8 +149,7 @@ impl Inbox {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            // Calls that have arrived already, but were not looked at yet, come along.
-            yield_now().await;
+            self.gather().await;
             let next = self.state().take(Instant::now());
             match next {
                 Next::Batch { commands, events, locking, more } => {
@@ -169,6 +170,18 @@ impl Inbox {
                         () = sleep_until(until) => {}
                     }
                 }
+            }
+        }
+    }
+
+    /// Lets those come along whose calls have arrived already but were not looked at yet: not by the clock, but as long as the
+    /// runtime's other tasks bring more.
+    async fn gather(&self) {
+        let mut waiting = self.waiting();
+        for _ in 0..GATHER {
+            yield_now().await;
+            if std::mem::replace(&mut waiting, self.waiting()) == waiting {
+                return;
             }
         }
     }
