@@ -95,10 +95,9 @@ pub fn init(config: &TelemetryConfig) -> anyhow::Result<MetricsHandle> {
         (None, LogFormat::Json) => registry.with(filter).with(json!()).try_init(),
         (None, LogFormat::Pretty) => registry.with(filter).with(logs!()).try_init(),
         // The filter is that of the logs alone: statements are traced whatever is logged.
-        (Some(_), LogFormat::Json) => registry
-            .with(trace::statements())
-            .with(json!().with_filter(filter))
-            .try_init(),
+        (Some(_), LogFormat::Json) => {
+            registry.with(trace::statements()).with(json!().with_filter(filter)).try_init()
+        }
         (Some(_), LogFormat::Pretty) => {
             registry.with(trace::statements()).with(logs!().with_filter(filter)).try_init()
         }
@@ -121,4 +120,58 @@ pub fn init(config: &TelemetryConfig) -> anyhow::Result<MetricsHandle> {
     })?;
     *installed = Some(handle.clone());
     Ok(handle)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use tracing::field::Empty;
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl MakeWriter<'_> for Page {
+        type Writer = Self;
+
+        fn make_writer(&self) -> Self {
+            self.clone()
+        }
+    }
+
+    #[test]
+    fn what_becomes_known_of_a_span_stands_in_the_lines_after_it() {
+        let page = Page::default();
+        let json = tracing_subscriber::fmt::layer().with_writer(page.clone()).json().flatten_event(true);
+        let subscriber = tracing_subscriber::registry().with(json.fmt_fields(SpanFields::default()));
+        tracing::subscriber::with_default(subscriber, || {
+            let span = tracing::info_span!("call", rpc = "Register", user = Empty, odd = Empty);
+            span.record("user", "ada").record("odd", "}\"{,");
+            span.in_scope(|| tracing::info!("a line"));
+            let bare = tracing::info_span!("bare", user = Empty);
+            bare.record("user", 7);
+            bare.in_scope(|| tracing::info!("another"));
+        });
+        let page = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<serde_json::Value> =
+            page.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let call = serde_json::json!({ "name": "call", "rpc": "Register", "user": "ada", "odd": "}\"{," });
+        assert_eq!((&lines[0]["message"], &lines[0]["span"]), (&"a line".into(), &call));
+        assert_eq!(lines[1]["span"], serde_json::json!({ "name": "bare", "user": 7 }));
+    }
 }

@@ -15,6 +15,7 @@ use tonic::transport::Channel;
 use uuid::Uuid;
 
 use crate::baselines::Baselines;
+use crate::empty::EmptyServer;
 use crate::identity::Identity;
 use crate::load::{Call, FIRST_START, Pace, Plan, Tally, new_id};
 use crate::server::System;
@@ -32,6 +33,7 @@ pub(crate) struct Bench {
     pub(crate) cluster: TestCluster,
     pub(crate) baselines: Baselines,
     pub(crate) identity: Identity,
+    pub(crate) empty: EmptyServer,
     pub(crate) mint: TokenMint,
     pub(crate) backends: Vec<String>,
     pub(crate) rounds: usize,
@@ -52,8 +54,9 @@ impl Bench {
         let baselines = Baselines::prepare(&cluster).await?;
         let mint = TokenMint::new();
         let identity = Identity::start(&mint).await;
+        let empty = EmptyServer::start(&mint).await?;
         let backends = (0..BACKENDS).map(|_| token(&mint, Role::Service, new_id())).collect();
-        Ok(Self { cluster, baselines, identity, mint, backends, rounds, time, quick, profile })
+        Ok(Self { cluster, baselines, identity, empty, mint, backends, rounds, time, quick, profile })
     }
 
     /// `full`, or so much less of it that a quick run stays quick.

@@ -15,12 +15,15 @@ use rowlock_proto::booking::v1::waitlist_service_client::WaitlistServiceClient;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_client::HealthClient;
+use tonic_prost::ProstCodec;
 use uuid::Uuid;
+
+use crate::empty::WHO;
 
 /// What is counted together in [`Tally::timeline`].
 pub(crate) const TICK: Duration = Duration::from_millis(50);
@@ -78,7 +81,7 @@ pub(crate) enum Call {
     Rank {
         entries: Vec<String>,
     },
-    /// A call that asks nothing of anybody: health, through the whole stack.
+    /// See [`crate::empty`].
     Empty,
 }
 
@@ -306,8 +309,10 @@ impl Crowd {
                 WaitlistServiceClient::new(channel).get_waitlist_entry(request).await.map(|_| "ok")
             }
             Call::Empty => {
-                let request = self.request(client, HealthCheckRequest::default());
-                HealthClient::new(channel).check(request).await.map(|_| "ok")
+                let mut grpc = Grpc::new(channel);
+                grpc.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
+                let (path, codec) = (PathAndQuery::from_static(WHO), ProstCodec::<(), String>::default());
+                grpc.unary(self.request(client, ()), path, codec).await.map(|_| "ok")
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod baselines;
 mod bench;
+mod empty;
 mod load;
 mod page;
 mod proof;

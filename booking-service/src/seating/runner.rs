@@ -9,9 +9,9 @@ use service_core::trace::Span;
 use tokio::time::{Instant, sleep};
 
 use super::batch::{Attempt, attempt, find_out, glance, lock};
-use super::sold_out::SoldOut;
 use super::inbox::{Batch, Inbox};
 use super::session::{Session, Setback};
+use super::sold_out::SoldOut;
 use super::{CommandError, Pending, SeatingConfig};
 use crate::domain::command::Command;
 use crate::domain::decide::Verdict;
@@ -142,8 +142,9 @@ impl Runner {
         }
     }
 
-    /// Runs a part as one transaction. Whoever comes for the same events while their locks are waited for is let in: facts
-    /// are read after that. Where replicas take turns at one event, a batch is so as large as if it were alone.
+    /// Runs a part as one transaction, unless a glance is enough. Whoever comes for the same events while their locks are
+    /// waited for is let in: facts are read after that. Where replicas take turns at one event, a batch is so as large as if
+    /// it were alone.
     async fn attempt(
         &mut self,
         part: &mut Vec<Pending>,
@@ -152,27 +153,26 @@ impl Runner {
     ) -> Result<Attempt, Setback> {
         let mut span = Span::for_many(BATCH_SPAN, part.iter().map(|pending| &pending.span));
         if part.iter().all(|pending| self.sold_out.contains(pending.command.event_id)) {
-            let commands: Vec<&Command> = part.iter().map(|pending| &pending.command).collect();
-            let glance = span.enclose(glance(&mut self.session, &commands, self.ids.as_ref())).await?;
-            if let Some(verdicts) = glance {
-                part.iter().for_each(|pending| pending.span.joins(&span));
-                span.set("rowlock.batch.commands", i64::try_from(part.len()).unwrap_or(i64::MAX));
-                let verdicts = verdicts.into_iter().map(Some).collect();
-                return Ok(Attempt::Done { verdicts, wrote: false });
+            let commands = commands(part);
+            let glance = glance(&mut self.session, &commands, self.ids.as_ref());
+            if let Some(verdicts) = span.enclose(glance).await? {
+                joins(part, &span);
+                return Ok(Attempt::Done {
+                    verdicts: verdicts.into_iter().map(Some).collect(),
+                    wrote: false,
+                });
             }
         }
-        let commands = part.iter().map(|pending| &pending.command);
-        let events = span.enclose(lock(&mut self.session, commands, batch.locking)).await?;
+        let to_lock = part.iter().map(|pending| &pending.command);
+        let events = span.enclose(lock(&mut self.session, to_lock, batch.locking)).await?;
         if is_last {
             let first = part.len();
             batch.let_in(part);
             span = span.for_more(BATCH_SPAN, part.iter().skip(first).map(|pending| &pending.span));
         }
         drop_dead(part);
-        span.set("rowlock.batch.commands", i64::try_from(part.len()).unwrap_or(i64::MAX));
-        part.iter().for_each(|pending| pending.span.joins(&span));
-        let commands: Vec<&Command> = part.iter().map(|pending| &pending.command).collect();
-        span.enclose(attempt(&mut self.session, &commands, &events, self.ids.as_ref())).await
+        joins(part, &span);
+        span.enclose(attempt(&mut self.session, &commands(part), &events, self.ids.as_ref())).await
     }
 
     /// Finds out what became of a COMMIT without an answer. Gives the commands back if it did not happen.
@@ -235,6 +235,16 @@ fn put_back_undecided(
         }
     }
     decided
+}
+
+fn commands(part: &[Pending]) -> Vec<&Command> {
+    part.iter().map(|pending| &pending.command).collect()
+}
+
+/// Says in the traces who is in this batch.
+fn joins(part: &[Pending], span: &Span) {
+    span.set("rowlock.batch.commands", i64::try_from(part.len()).unwrap_or(i64::MAX));
+    part.iter().for_each(|pending| pending.span.joins(span));
 }
 
 fn tell(answers: impl Iterator<Item = (Pending, Verdict)>) {

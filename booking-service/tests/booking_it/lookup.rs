@@ -34,11 +34,12 @@ async fn those_who_ask_at_once_share_statements_and_get_their_own_answers() {
         ASKED.lock().unwrap().push(ids.len());
         async move {
             // Odd ones do not exist.
-            let found: Vec<Uuid> =
-                sqlx::query_scalar("SELECT id FROM unnest($1::uuid[]) AS id WHERE get_byte(uuid_send(id), 15) % 2 = 0")
-                    .bind(ids)
-                    .fetch_all(connection)
-                    .await?;
+            let found: Vec<Uuid> = sqlx::query_scalar(
+                "SELECT id FROM unnest($1::uuid[]) AS id WHERE get_byte(uuid_send(id), 15) % 2 = 0",
+            )
+            .bind(ids)
+            .fetch_all(connection)
+            .await?;
             Ok(found.into_iter().map(|id| (id, id.as_u128() * 10)).collect())
         }
         .boxed()
@@ -88,7 +89,8 @@ async fn a_slow_statement_does_not_hold_up_those_who_come_after_it() {
     let asked = Arc::clone(&lookup);
     let slow = tokio::spawn(async move { asked.get(id(0)).await });
     BEGAN.notified().await;
-    let after = tokio::time::timeout(PATIENCE, lookup.get(id(1))).await.expect("it does not wait for the first");
+    let after =
+        tokio::time::timeout(PATIENCE, lookup.get(id(1))).await.expect("it does not wait for the first");
     GO_ON.notify_one();
     assert_eq!((slow.await.unwrap().unwrap(), after.unwrap()), (Some(()), Some(())));
 }
@@ -116,8 +118,6 @@ async fn a_connection_is_kept_while_there_is_something_to_look_up_and_then_given
         assert_eq!(lookup.get(id(n)).await.unwrap(), Some(first));
     }
     assert!(only.try_acquire().is_none(), "it has the one connection in its hands");
-    let given_back = async {
-        while only.acquire().await.is_err() {}
-    };
+    let given_back = async { while only.acquire().await.is_err() {} };
     tokio::time::timeout(PATIENCE, given_back).await.expect("it is given back when nobody asks");
 }

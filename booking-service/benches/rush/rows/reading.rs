@@ -2,7 +2,7 @@
 
 use super::{answers_are, seats_are_right};
 use crate::bench::{Bench, Host};
-use crate::load::{Call, FIRST_START};
+use crate::load::{Call, FIRST_START, Pace, Plan};
 use crate::proof::{Books, prove};
 use crate::row::Row;
 use crate::server::System;
@@ -12,7 +12,7 @@ pub(super) async fn refusals(bench: &Bench) -> anyhow::Result<Row> {
     let (system, host) = bench.system(1).await?;
     let event = host.event(1).await?;
     let first = bench.plan(&system, Call::Register { events: vec![event.clone()] }, 1);
-    let (first, _) = bench.load(&system, &crate::load::Plan { calls: Some(1), ..first }).await?;
+    let (first, _) = bench.load(&system, &Plan { calls: Some(1), ..first }).await?;
     seats_are_right(&system, &host, std::slice::from_ref(&event), &first, &["seat"]).await?;
     for _ in 0..bench.rounds {
         empty_calls(bench, &system, &mut row).await?;
@@ -40,9 +40,15 @@ pub(super) async fn reading(bench: &Bench) -> anyhow::Result<Row> {
             ("ListEvents", Call::ListEvents { hours }),
         ];
         for (name, call) in calls {
-            let (tally, used) = bench.load(&system, &bench.plan(&system, call, 100)).await?;
+            let plan = bench.plan(&system, call, 100);
+            let (tally, used) = bench.load(&system, &plan).await?;
             answers_are(&tally, &["ok"])?;
             row.loaded(name, &tally, used);
+            // As many calls as half of that, from as many clients, whether or not earlier ones have their answer.
+            let pace = Pace::Open { per_second: tally.rate / 2.0 };
+            let (tally, used) = bench.load(&system, &Plan { pace, ..plan }).await?;
+            answers_are(&tally, &["ok"])?;
+            row.loaded(&format!("{name} at half that rate"), &tally, used);
         }
     }
     row.at_most(5.0, "ms p99 of ListEvents", row.median("ListEvents: p99"));
@@ -51,10 +57,18 @@ pub(super) async fn reading(bench: &Bench) -> anyhow::Result<Row> {
     Ok(row)
 }
 
+/// What the bars of reads and refusals are measured by.
 async fn empty_calls(bench: &Bench, system: &System, row: &mut Row) -> anyhow::Result<()> {
-    let (tally, used) = bench.load(system, &bench.plan(system, Call::Empty, 100)).await?;
+    let replicas = vec![format!("http://{}", bench.empty.address)];
+    let plan = Plan { replicas, ..bench.plan(system, Call::Empty, 100) };
+    let (tally, used) = bench.load(system, &plan).await?;
     answers_are(&tally, &["ok"])?;
-    row.loaded("empty call", &tally, used);
+    row.found("empty call: rate", "/s", tally.rate);
+    row.found("empty call: p50", "ms", tally.p50);
+    row.found("empty call: p99", "ms", tally.p99);
+    // Its server is in this process.
+    let each = used.clients.as_secs_f64() * 1e6 / (tally.calls() as f64).max(1.0);
+    row.found("empty call: server and client CPU", "µs/call", each);
     Ok(())
 }
 
