@@ -6,7 +6,7 @@
 //! in flight the next one gathers. Alone, a command pays for one transaction; in a rush, hundreds share one lock, one
 //! commit, one fsync.
 //!
-//! An event whose last batch had nothing to write is [glanced](batch::glance) at before it is locked: where it is sold out,
+//! An event whose last batch had nothing to write is looked at before it is locked (`batch::glance`): where it is sold out,
 //! refusals cost one statement and keep nobody from the lock.
 
 mod batch;
