@@ -82,7 +82,8 @@ impl Runner {
             let result = self.attempt(&mut part, batch, is_last).await;
             match result {
                 Ok(Attempt::Done { verdicts, wrote }) => {
-                    self.sold_out.learn(part.iter().map(|pending| pending.command.event_id), wrote);
+                    let decided = part.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_some());
+                    self.sold_out.learn(decided.map(|(pending, _)| pending.command.event_id), wrote);
                     metrics::histogram!("booking_batch_commands")
                         .record(f64::from(u32::try_from(part.len()).unwrap_or(u32::MAX)));
                     metrics::histogram!("booking_batch_duration_seconds")

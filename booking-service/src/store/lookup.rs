@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_millis(20);
 /// How long a connection is kept for the next statement. To take it from the pool and give it back costs three round trips;
 /// the pool trusts one that has idled no longer, too.
 const KEPT: Duration = Duration::from_millis(100);
+/// How many statements it is kept for at most: then the pool may close it for its age.
+const STATEMENTS: u32 = 10_000;
 
 /// Finds what there is of these ids.
 pub type Find<V> = for<'c> fn(&'c mut PgConnection, Vec<Uuid>) -> Finding<'c, V>;
@@ -79,6 +81,7 @@ async fn run<V: Clone + Send + 'static>(
     mut inbox: mpsc::UnboundedReceiver<Wanted<V>>,
 ) {
     let mut kept: Option<PoolConnection<Postgres>> = None;
+    let mut statements: u32 = 0;
     loop {
         let mut wanted = Vec::new();
         let first = match timeout(KEPT, inbox.recv()).await {
@@ -102,6 +105,10 @@ async fn run<V: Clone + Send + 'static>(
         let (pool, connection) = (pool.clone(), kept.take());
         let answering = tokio::spawn(span.enclose(answer(pool, connection, find, wanted)));
         kept = timeout(PATIENCE, answering).await.ok().and_then(Result::ok).flatten();
+        statements += 1;
+        if statements == STATEMENTS {
+            (kept, statements) = (None, 0);
+        }
     }
 }
 
