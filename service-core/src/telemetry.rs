@@ -42,7 +42,7 @@ impl<'writer> FormatFields<'writer> for SpanFields {
 
     fn add_fields(&self, current: &'writer mut FormattedFields<Self>, fields: &Record<'_>) -> fmt::Result {
         let mut more = String::new();
-        JsonFields::new().format_fields(Writer::new(&mut more), fields)?;
+        self.0.format_fields(Writer::new(&mut more), fields)?;
         let (Some(head), Some(tail)) = (current.fields.strip_suffix('}'), more.strip_prefix('{')) else {
             current.fields = more;
             return Ok(());

@@ -18,6 +18,7 @@ use crate::baselines::Baselines;
 use crate::empty::EmptyServer;
 use crate::identity::Identity;
 use crate::load::{Call, FIRST_START, Pace, Plan, Tally, new_id};
+use crate::row::Row;
 use crate::server::System;
 use crate::usage::Usage;
 
@@ -88,6 +89,14 @@ impl Bench {
             measured: self.time,
             watches: Vec::new(),
         }
+    }
+
+    /// Notes what the database spent its time on, if that was asked for.
+    pub(crate) async fn note_statements(&self, system: &System, row: &mut Row) -> anyhow::Result<()> {
+        if self.profile {
+            row.notes.extend(system.statements().await?);
+        }
+        Ok(())
     }
 
     /// Carries a plan out in a process of its own. Tells also what services and database used meanwhile, warm-up included.

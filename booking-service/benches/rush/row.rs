@@ -115,11 +115,16 @@ impl Row {
         (!self.checks.is_empty()).then(|| self.checks.iter().all(Check::is_met))
     }
 
-    /// Rate, latencies and costs of a load.
-    pub(crate) fn loaded(&mut self, name: &str, tally: &Tally, used: Usage) {
+    /// Rate and latencies of a load.
+    pub(crate) fn answered(&mut self, name: &str, tally: &Tally) {
         self.found(&format!("{name}: rate"), "/s", tally.rate);
         self.found(&format!("{name}: p50"), "ms", tally.p50);
         self.found(&format!("{name}: p99"), "ms", tally.p99);
+    }
+
+    /// Rate, latencies and costs of a load.
+    pub(crate) fn loaded(&mut self, name: &str, tally: &Tally, used: Usage) {
+        self.answered(name, tally);
         let calls = (tally.calls() as f64).max(1.0);
         for (whose, time) in
             [("service", used.services), ("PostgreSQL", used.postgres), ("client", used.clients)]

@@ -82,13 +82,12 @@ impl Runner {
             let result = self.attempt(&mut part, batch, is_last).await;
             match result {
                 Ok(Attempt::Done { verdicts, wrote }) => {
-                    let decided = part.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_some());
-                    self.sold_out.learn(decided.map(|(pending, _)| pending.command.event_id), wrote);
                     metrics::histogram!("booking_batch_commands")
                         .record(f64::from(u32::try_from(part.len()).unwrap_or(u32::MAX)));
                     metrics::histogram!("booking_batch_duration_seconds")
                         .record(began.elapsed().as_secs_f64());
                     let (decided, verdicts) = put_back_undecided(part, verdicts, batch);
+                    self.sold_out.learn(decided.iter().map(|pending| pending.command.event_id), wrote);
                     let answers = decided.into_iter().zip(verdicts);
                     if wrote {
                         // The next batch is on its way to the database before these answers are on theirs.

@@ -83,7 +83,6 @@ async fn run<V: Clone + Send + 'static>(
     let mut kept: Option<PoolConnection<Postgres>> = None;
     let mut statements: u32 = 0;
     loop {
-        let mut wanted = Vec::new();
         let first = match timeout(KEPT, inbox.recv()).await {
             Ok(first) => first,
             Err(_) => {
@@ -92,7 +91,7 @@ async fn run<V: Clone + Send + 'static>(
             }
         };
         let Some(first) = first else { return };
-        wanted.push(first);
+        let mut wanted = vec![first];
         // Whose calls have arrived already, but were not looked at yet, come along.
         yield_now().await;
         while wanted.len() < MOST

@@ -24,9 +24,7 @@ pub(super) async fn hot_event(bench: &Bench) -> anyhow::Result<Row> {
         }
     }
     row.at_least(20.0, "× B", row.ratio("Rowlock: rate", "B"));
-    if bench.profile {
-        row.notes.extend(system.statements().await?);
-    }
+    bench.note_statements(&system, &mut row).await?;
     Ok(row)
 }
 

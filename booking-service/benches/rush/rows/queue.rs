@@ -81,9 +81,7 @@ pub(super) async fn cancel(bench: &Bench) -> anyhow::Result<Row> {
         prove(&host, &system.pool, &[event], Books { seated, waiting: seated - tally.calls() }).await?;
     }
     row.at_least(0.5, "× Register", row.ratio("CancelRegistration: rate", "Register: rate"));
-    if bench.profile {
-        row.notes.extend(system.statements().await?);
-    }
+    bench.note_statements(&system, &mut row).await?;
     Ok(row)
 }
 

@@ -44,7 +44,7 @@ pub(super) async fn reading(bench: &Bench) -> anyhow::Result<Row> {
             let (tally, used) = bench.load(&system, &plan).await?;
             answers_are(&tally, &["ok"])?;
             row.loaded(name, &tally, used);
-            // As many calls as half of that, from as many clients, whether or not earlier ones have their answer.
+            // Half as many calls, whether or not earlier ones have their answer.
             let pace = Pace::Open { per_second: tally.rate / 2.0 };
             let (tally, used) = bench.load(&system, &Plan { pace, ..plan }).await?;
             answers_are(&tally, &["ok"])?;
@@ -63,9 +63,7 @@ async fn empty_calls(bench: &Bench, system: &System, row: &mut Row) -> anyhow::R
     let plan = Plan { replicas, ..bench.plan(system, Call::Empty, 100) };
     let (tally, used) = bench.load(system, &plan).await?;
     answers_are(&tally, &["ok"])?;
-    row.found("empty call: rate", "/s", tally.rate);
-    row.found("empty call: p50", "ms", tally.p50);
-    row.found("empty call: p99", "ms", tally.p99);
+    row.answered("empty call", &tally);
     // Its server is in this process.
     let each = used.clients.as_secs_f64() * 1e6 / (tally.calls() as f64).max(1.0);
     row.found("empty call: server and client CPU", "µs/call", each);
