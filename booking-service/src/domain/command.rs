@@ -70,6 +70,19 @@ pub struct Command {
     pub action: Action,
 }
 
+impl Command {
+    /// Whether it changes the event itself, not only its seats and queue.
+    pub fn revises_event(&self) -> bool {
+        matches!(
+            self.action,
+            Action::Update(_)
+                | Action::Publish { .. }
+                | Action::CancelEvent { .. }
+                | Action::DeleteEvent { .. }
+        )
+    }
+}
+
 /// What is to be done.
 #[derive(Clone, Debug)]
 pub enum Action {

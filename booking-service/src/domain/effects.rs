@@ -38,6 +38,11 @@ impl Effects {
         // Every effect is logged, so the log tells.
         self.changes.is_empty()
     }
+
+    /// Whether it can all be written by one statement: there is nothing that takes long or that only an organizer does.
+    pub fn are_one_statement(&self) -> bool {
+        self.revised.is_empty() && self.deleted_events.is_empty() && self.endings.is_empty()
+    }
 }
 
 /// The end of everything that a cancelled event has: too much to pass through memory, so it is carried out as one

@@ -10,12 +10,12 @@ use uuid::Uuid;
 use super::inbox::Locking;
 use super::session::{Session, Setback, within};
 use crate::domain::command::Command;
-use crate::domain::decide::{Outcome, Verdict, decide};
+use crate::domain::decide::{Decision, Outcome, Verdict, decide};
 use crate::domain::effects::{Effects, Ending};
 use crate::store::StoreError;
 use crate::store::seating::{
-    Mark, begin_and_lock_events, begin_and_lock_free_events, commit, load_facts, rollback, was_committed,
-    write_effects,
+    Mark, are_unchanged, begin_and_lock_events, begin_and_lock_free_events, commit, load_facts, rollback,
+    rule_out, was_committed, write_effects, write_if_unchanged,
 };
 
 /// How long the end of a cancelled event may take: longer than its statement is given.
@@ -29,29 +29,50 @@ pub(super) enum Attempt {
         /// Whether anything was written.
         wrote: bool,
     },
-    /// The session broke at COMMIT. The verdicts are true if, and only if, the mark is found.
+    /// The session broke at COMMIT, or as what commits itself was written. The verdicts are true if, and only if, the mark
+    /// is found.
     Unknown(Vec<Option<Verdict>>, Mark),
 }
 
-/// Decides the commands by what is there now, without a lock and without a transaction, if that needs nothing to be
-/// written: then it is true of the one moment at which it was read. `None`: it has to be decided under the locks.
+/// Decides the commands by what is there now, without waiting for a lock and without a transaction. What that leaves to be
+/// written is written by one statement, if nobody has changed the events since; what leaves nothing to be written is true of
+/// one moment. `None`: somebody has changed one of the events meanwhile. Nothing was written.
+///
+/// None of the commands revises its event.
 ///
 /// # Errors
-/// Nothing was found out; see [`Setback`].
-pub(super) async fn glance(
+/// Nothing was committed; see [`Setback`].
+pub(super) async fn attempt_unlocked(
     session: &mut Session,
     commands: &[&Command],
     ids: &dyn IdSource,
-) -> Result<Option<Vec<Verdict>>, Setback> {
+) -> Result<Option<Attempt>, Setback> {
     let patience = session.patience();
     let connection = session.connection().await?;
     let events = event_ids(commands.iter().copied());
     let loaded = within(patience, load_facts(connection, &events, commands.iter().copied())).await?;
-    if !loaded.at_one_moment {
-        return Ok(None);
-    }
     let decision = decide(loaded.facts, commands.iter().copied(), ids);
-    Ok(decision.effects.is_empty().then_some(decision.verdicts))
+    let (verdicts, effects) = (decision.verdicts.into_iter().map(Some).collect(), decision.effects);
+    if effects.is_empty() {
+        let is_true =
+            loaded.at_one_moment || within(patience, are_unchanged(connection, &loaded.versions)).await?;
+        return Ok(is_true.then_some(Attempt::Done { verdicts, wrote: false }));
+    }
+    debug_assert!(effects.are_one_statement(), "these commands do not revise an event");
+    let mark = Mark::new(ids.new_id(), &effects);
+    let began = Instant::now();
+    let written = write_if_unchanged(connection, &loaded.versions, &effects, &mark);
+    let written = within(patience, written).await;
+    metrics::histogram!("booking_batch_commit_seconds").record(began.elapsed().as_secs_f64());
+    match written {
+        Ok(true) => Ok(Some(done(verdicts, &effects))),
+        Ok(false) => Ok(None),
+        Err(setback) if setback.is_answer() => Err(setback),
+        Err(setback) => {
+            tracing::warn!(?setback, "no answer to a batch that was written");
+            Ok(Some(Attempt::Unknown(verdicts, mark)))
+        }
+    }
 }
 
 /// Begins the transaction of a batch: locks the events of these commands and says which of them it has, or do not exist.
@@ -87,31 +108,33 @@ pub(super) async fn attempt(
     let patience = session.patience();
     let connection = session.connection().await?;
     let applied = apply(connection, patience, commands, events, ids).await;
-    let (mut verdicts, effects, written) = match applied {
+    let (verdicts, effects, mark) = match applied {
         Ok(applied) => applied,
         Err(setback) => return Err(undo(connection, patience, setback).await),
     };
-    let Some((mark, last_versions)) = written else {
+    let Some(mark) = mark else {
         // Nothing but refusals and repetitions, and they are true: the lock was held when they were decided. A commit
         // would only cost a flush.
         within(patience, rollback(connection)).await?;
         return Ok(Attempt::Done { verdicts, wrote: false });
     };
-    complete_endings(&mut verdicts, &effects.endings, &last_versions);
     // From here on an error does not say what happened: the server may have committed before the answer was lost.
     let began = Instant::now();
     let committed = within(patience, commit(connection)).await;
     metrics::histogram!("booking_batch_commit_seconds").record(began.elapsed().as_secs_f64());
     match committed {
-        Ok(()) => {
-            metrics::counter!("booking_seats_sold_total").increment(seats_sold(&effects));
-            Ok(Attempt::Done { verdicts, wrote: true })
-        }
+        Ok(()) => Ok(done(verdicts, &effects)),
         Err(setback) => {
             tracing::warn!(?setback, "no answer to COMMIT");
             Ok(Attempt::Unknown(verdicts, mark))
         }
     }
+}
+
+/// What was written is committed.
+fn done(verdicts: Vec<Option<Verdict>>, effects: &Effects) -> Attempt {
+    metrics::counter!("booking_seats_sold_total").increment(seats_sold(effects));
+    Attempt::Done { verdicts, wrote: true }
 }
 
 /// Rolls back what met with a setback, and says what to do about it. At once, not when the session is used next: until then
@@ -123,7 +146,8 @@ async fn undo(connection: &mut PgConnection, patience: Duration, setback: Setbac
     within(patience, rollback(connection)).await.err().unwrap_or(setback)
 }
 
-type Applied = (Vec<Option<Verdict>>, Effects, Option<(Mark, Vec<i64>)>);
+/// Verdicts, what was written, and how to recognise it, if there was anything to write.
+type Applied = (Vec<Option<Verdict>>, Effects, Option<Mark>);
 
 /// Says which of the events are this transaction's now, or do not exist.
 async fn begin_and_lock(
@@ -150,14 +174,19 @@ async fn apply(
 
     let applied = commands.iter().copied().filter(|command| applies(command));
     let loaded = within(patience, load_facts(connection, events, applied.clone())).await?;
-    let decision = decide(loaded.facts, applied, ids);
-    let patience = if decision.effects.endings.is_empty() { patience } else { ENDING_PATIENCE };
-    let written = within(patience, write_effects(connection, &decision.effects)).await?;
-
-    let mut decided = decision.verdicts.into_iter();
-    let verdicts =
+    let Decision { verdicts, effects } = decide(loaded.facts, applied, ids);
+    let mut decided = verdicts.into_iter();
+    let mut verdicts: Vec<_> =
         commands.iter().map(|command| if applies(command) { decided.next() } else { None }).collect();
-    Ok((verdicts, decision.effects, written))
+    if effects.is_empty() {
+        return Ok((verdicts, effects, None));
+    }
+    let mark = Mark::new(ids.new_id(), &effects);
+    let patience = if effects.endings.is_empty() { patience } else { ENDING_PATIENCE };
+    let written = write_effects(connection, &loaded.versions, &effects, &mark);
+    let last_versions = within(patience, written).await?;
+    complete_endings(&mut verdicts, &effects.endings, &last_versions);
+    Ok((verdicts, effects, Some(mark)))
 }
 
 /// The events of these commands, each once, in the order in which everybody locks them.
@@ -168,7 +197,7 @@ fn event_ids<'a>(commands: impl Iterator<Item = &'a Command>) -> Vec<Uuid> {
     ids
 }
 
-/// Finds out whether a batch whose COMMIT went unanswered took effect.
+/// Finds out whether a batch whose COMMIT went unanswered took effect. If it did not, it never will.
 ///
 /// # Errors
 /// It could not be found out now; see [`Setback`].
@@ -180,7 +209,12 @@ pub(super) async fn find_out(session: &mut Session, mark: &Mark) -> Result<bool,
         // still under way would be taken for one that never was.
         begin_and_lock_events(connection, mark.events()).await?;
         let committed = was_committed(connection, mark).await?;
-        rollback(connection).await?;
+        if committed {
+            rollback(connection).await?;
+        } else {
+            // And what does not hold them yet is not to take effect when it does.
+            rule_out(connection, mark.events()).await?;
+        }
         Ok::<bool, StoreError>(committed)
     })
     .await

@@ -1,20 +1,22 @@
-//! Seating: every command for an event goes through here, in batches, under the event's row lock.
+//! Seating: every command for an event goes through here, in batches, and the event's row lock decides between replicas.
 //!
 //! A replica does not open a transaction per request. [`Seating::submit`] puts the command into an inbox, behind those for
 //! the same event; a few runners, each with one database session, take whatever is waiting, event by event in turn, into
-//! one transaction: lock → load → decide → write → commit → reply. No timer and no artificial delay: while one batch is
-//! in flight the next one gathers. Alone, a command pays for one transaction; in a rush, hundreds share one lock, one
-//! commit, one fsync.
+//! one transaction. No timer and no artificial delay: while one batch is in flight the next one gathers. Alone, a command
+//! pays for two round trips; in a rush, hundreds share one lock, one commit, one fsync.
 //!
-//! An event whose last batch had nothing to write is looked at before it is locked (`batch::glance`): where it is sold out,
-//! refusals cost one statement and keep nobody from the lock.
+//! There are two ways (`batch`):
+//! - load → decide → write → reply: the one statement that writes locks the events, makes sure that they are still what they
+//!   were when they were read, and commits. What leaves nothing to be written needs no lock at all.
+//! - lock → load → decide → write → commit → reply: where somebody else was seen at the event a moment ago (`contended`),
+//!   and for what an organizer changes of the event itself.
 
 mod batch;
 mod busy;
+mod contended;
 mod inbox;
 mod runner;
 mod session;
-mod sold_out;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
@@ -126,6 +128,7 @@ fn show_counters() {
     metrics::counter!("booking_commands_shed_total").increment(0);
     metrics::counter!("booking_seats_sold_total").increment(0);
     metrics::counter!("booking_batch_retries_total", "code" => "55P03").increment(0);
+    metrics::counter!("booking_batch_retries_total", "code" => "overtaken").increment(0);
     for reason in ["gone", "late"] {
         metrics::counter!("booking_commands_dropped_total", "reason" => reason).increment(0);
     }

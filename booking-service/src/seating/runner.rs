@@ -7,11 +7,12 @@ use rand::RngExt;
 use service_core::ids::IdSource;
 use service_core::trace::Span;
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
-use super::batch::{Attempt, attempt, find_out, glance, lock};
-use super::inbox::{Batch, Inbox};
+use super::batch::{Attempt, attempt, attempt_unlocked, find_out, lock};
+use super::contended::Contended;
+use super::inbox::{Batch, Inbox, Locking};
 use super::session::{Session, Setback};
-use super::sold_out::SoldOut;
 use super::{CommandError, Pending, SeatingConfig};
 use crate::domain::command::Command;
 use crate::domain::decide::Verdict;
@@ -26,7 +27,7 @@ pub(super) struct Runner {
     session: Session,
     ids: Arc<dyn IdSource>,
     config: SeatingConfig,
-    sold_out: SoldOut,
+    contended: Contended,
 }
 
 impl Runner {
@@ -36,7 +37,7 @@ impl Runner {
         ids: Arc<dyn IdSource>,
         config: SeatingConfig,
     ) -> Self {
-        Self { inbox, session, ids, config, sold_out: SoldOut::default() }
+        Self { inbox, session, ids, config, contended: Contended::default() }
     }
 
     /// Runs until the inbox is closed and nothing is left in it.
@@ -87,7 +88,6 @@ impl Runner {
                     metrics::histogram!("booking_batch_duration_seconds")
                         .record(began.elapsed().as_secs_f64());
                     let (decided, verdicts) = put_back_undecided(part, verdicts, batch);
-                    self.sold_out.learn(decided.iter().map(|pending| pending.command.event_id), wrote);
                     let answers = decided.into_iter().zip(verdicts);
                     if wrote {
                         // The next batch is on its way to the database before these answers are on theirs.
@@ -107,6 +107,7 @@ impl Runner {
                 }
                 Err(Setback::Busy) => {
                     metrics::counter!("booking_batch_retries_total", "code" => "55P03").increment(1);
+                    self.contended.learn(events(&part), Instant::now());
                     batch.timed_out();
                     batch.put_back(part);
                     return Ok(());
@@ -142,9 +143,10 @@ impl Runner {
         }
     }
 
-    /// Runs a part as one transaction, unless a glance is enough. Whoever comes for the same events while their locks are
-    /// waited for is let in: facts are read after that. Where replicas take turns at one event, a batch is so as large as if
-    /// it were alone.
+    /// Runs a part as one transaction. First without waiting for a lock, if nobody else was seen at its events lately.
+    ///
+    /// Otherwise whoever comes for the same events while their locks are waited for is let in: facts are read after that.
+    /// Where replicas take turns at one event, a batch is so as large as if it were alone.
     async fn attempt(
         &mut self,
         part: &mut Vec<Pending>,
@@ -152,15 +154,17 @@ impl Runner {
         is_last: bool,
     ) -> Result<Attempt, Setback> {
         let mut span = Span::for_many(BATCH_SPAN, part.iter().map(|pending| &pending.span));
-        if part.iter().all(|pending| self.sold_out.contains(pending.command.event_id)) {
+        joins(part, &span);
+        holds(part, &span);
+        if batch.locking == Locking::Wait && self.may_go_unlocked(part) {
             let commands = commands(part);
-            let glance = glance(&mut self.session, &commands, self.ids.as_ref());
-            if let Some(verdicts) = span.enclose(glance).await? {
-                joins(part, &span);
-                return Ok(Attempt::Done {
-                    verdicts: verdicts.into_iter().map(Some).collect(),
-                    wrote: false,
-                });
+            let unlocked = attempt_unlocked(&mut self.session, &commands, self.ids.as_ref());
+            match span.enclose(unlocked).await? {
+                Some(attempt) => return Ok(attempt),
+                None => {
+                    metrics::counter!("booking_batch_retries_total", "code" => "overtaken").increment(1);
+                    self.contended.learn(events(part), Instant::now());
+                }
             }
         }
         let to_lock = part.iter().map(|pending| &pending.command);
@@ -168,11 +172,20 @@ impl Runner {
         if is_last {
             let first = part.len();
             batch.let_in(part);
-            span = span.for_more(BATCH_SPAN, part.iter().skip(first).map(|pending| &pending.span));
+            let more = &part[first..];
+            span = span.for_more(BATCH_SPAN, more.iter().map(|pending| &pending.span));
+            joins(more, &span);
         }
         drop_dead(part);
-        joins(part, &span);
+        holds(part, &span);
         span.enclose(attempt(&mut self.session, &commands(part), &events, self.ids.as_ref())).await
+    }
+
+    fn may_go_unlocked(&mut self, part: &[Pending]) -> bool {
+        let now = Instant::now();
+        part.iter().all(|pending| {
+            !pending.command.revises_event() && !self.contended.contains(pending.command.event_id, now)
+        })
     }
 
     /// Finds out what became of a COMMIT without an answer. Gives the commands back if it did not happen.
@@ -237,13 +250,21 @@ fn put_back_undecided(
     decided
 }
 
+fn events(part: &[Pending]) -> impl Iterator<Item = Uuid> {
+    part.iter().map(|pending| pending.command.event_id)
+}
+
 fn commands(part: &[Pending]) -> Vec<&Command> {
     part.iter().map(|pending| &pending.command).collect()
 }
 
-/// Says in the traces who is in this batch.
-fn joins(part: &[Pending], span: &Span) {
+/// Says in the traces how many commands a batch has.
+fn holds(part: &[Pending], span: &Span) {
     span.set("rowlock.batch.commands", i64::try_from(part.len()).unwrap_or(i64::MAX));
+}
+
+/// Says in the traces that these are in this batch.
+fn joins(part: &[Pending], span: &Span) {
     part.iter().for_each(|pending| pending.span.joins(span));
 }
 

@@ -50,6 +50,16 @@ impl Setback {
     pub(super) fn lost_session(&self) -> bool {
         matches!(self, Self::Passing { lost: true, .. })
     }
+
+    /// Whether the server says itself that the statement failed. Otherwise what became of it is not known.
+    pub(super) fn is_answer(&self) -> bool {
+        match self {
+            Self::Busy => true,
+            Self::Passing { lost, .. } => !lost,
+            Self::Unforeseen(StoreError::Database(cause)) => cause.as_database_error().is_some(),
+            Self::Unforeseen(_) => false,
+        }
+    }
 }
 
 impl From<StoreError> for Setback {

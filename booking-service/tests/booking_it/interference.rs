@@ -15,7 +15,7 @@ use crate::refusal::{assert_refused, refused};
 use crate::system::{PATIENCE, System, at_once};
 
 /// Holds the event's row as a migration, a repair or a stuck client would.
-async fn lock(system: &System, event: &pb::Event) -> Transaction<'static, Postgres> {
+pub(crate) async fn lock(system: &System, event: &pb::Event) -> Transaction<'static, Postgres> {
     let mut tx = system.pool.begin().await.unwrap();
     sqlx::query("SELECT FROM events WHERE id = $1 FOR UPDATE")
         .bind(id(&event.event_id))
@@ -58,7 +58,7 @@ async fn while_one_event_is_locked_by_somebody_else_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sold_out_event_refuses_while_somebody_else_has_its_lock() {
+async fn what_changes_nothing_is_answered_while_somebody_else_has_the_lock() {
     let system = System::with(1, |config| {
         config.seating.sessions = 1;
         config.server.default_deadline = Duration::from_secs(5);
@@ -66,15 +66,15 @@ async fn a_sold_out_event_refuses_while_somebody_else_has_its_lock() {
     .await;
     let event = system.event(1).await;
     let first = system.attendee();
-    let seat = first.seat(&event).await;
-    // After this it is known to be sold out.
-    refused(system.attendee().register(&event).await, "EVENT_FULL");
+    let request = pb::RegisterRequest { request_id: system.new_id().to_string(), ..ask(&event) };
+    let seat = first.seats(request.clone()).await;
     let held = lock(&system, &event).await;
     for person in system.attendees(20) {
         refused(person.register(&event).await, "EVENT_FULL");
     }
-    // Who has a seat is told so under the lock alone: the seat could be given back meanwhile.
-    refused(first.register(&event).await, "DEADLINE_EXCEEDED");
+    refused(first.register(&event).await, "ALREADY_REGISTERED");
+    assert_eq!(first.seats(request).await, seat, "a repetition");
+    refused(first.cancel(&seat.registration_id).await, "DEADLINE_EXCEEDED");
     held.rollback().await.unwrap();
     first.cancel(&seat.registration_id).await.unwrap();
     system.attendee().seat(&event).await;
@@ -89,7 +89,7 @@ async fn a_seat_that_another_replica_gave_back_is_there_for_the_next_who_asks() 
     let mut seat = seated.seat(&event).await;
     for round in 0..50 {
         let (here, there) = (&system.replicas[round % 2], &system.replicas[1 - round % 2]);
-        // The replica knows that it is sold out.
+        // The replica has read that it is sold out.
         refused(system.attendee().at(here).register(&event).await, "EVENT_FULL");
         refused(system.attendee().at(here).register(&event).await, "EVENT_FULL");
         seated.at(there).cancel(&seat.registration_id).await.unwrap();

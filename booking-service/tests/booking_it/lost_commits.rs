@@ -2,13 +2,16 @@
 
 use std::sync::atomic::Ordering;
 
+use futures_util::future::join;
 use rowlock_proto::booking::v1 as pb;
 use rowlock_proto::booking::v1::register_response::Outcome;
 
 use crate::acts::{ask, ask_or_queue, draft};
+use crate::interference::lock;
+use crate::proof::id;
 use crate::proxy::behind_a_proxy;
 use crate::refusal::refused;
-use crate::system::at_once;
+use crate::system::{at_once, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_whose_answer_is_lost_is_found_and_not_done_again() {
@@ -47,6 +50,32 @@ async fn a_commit_that_never_arrived_is_done_again_once() {
     refused(ada.register(&event).await, "ALREADY_REGISTERED");
     bob.seat(&event).await;
     assert_eq!(system.log(&event).await.len(), 4);
+    system.assert_consistent(&event).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_arrives_after_its_command_was_refused_changes_nothing() {
+    let (system, proxy) = behind_a_proxy(|_| {}).await;
+    let event = system.event(3).await;
+    let ada = system.attendee();
+    // What becomes of the write cannot be found out before this ends.
+    let mut held = lock(&system, &event).await;
+    proxy.faults.late_commit.store(1, Ordering::SeqCst);
+    let close = async {
+        eventually(async || proxy.faults.late_commit.load(Ordering::SeqCst) == 0).await;
+        sqlx::query("UPDATE events SET registration_close_time = now() WHERE id = $1")
+            .bind(id(&event.event_id))
+            .execute(&mut *held)
+            .await
+            .unwrap();
+        held.commit().await.unwrap();
+    };
+    let (answer, ()) = join(ada.register(&event), close).await;
+    refused(answer, "REGISTRATION_CLOSED");
+    let before = system.everything().await;
+    let answers = proxy.faults.arrive().await;
+    assert_eq!(answers.len(), 1, "it was on its way");
+    assert_eq!(system.everything().await, before);
     system.assert_consistent(&event).await;
 }
 

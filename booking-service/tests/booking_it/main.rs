@@ -47,4 +47,5 @@ mod tls;
 mod tokens;
 mod traces;
 mod turmoil;
+mod unlocked;
 mod waitlist;

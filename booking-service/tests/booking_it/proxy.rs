@@ -1,8 +1,8 @@
 //! A network between a replica and its database that fails at the worst moment.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use booking_service::config::ServeConfig;
 use service_core::config::DatabaseConfig;
@@ -21,10 +21,33 @@ pub(crate) struct Faults {
     pub(crate) down: Arc<watch::Sender<bool>>,
     /// How many connections were turned away because of that.
     pub(crate) refused: Arc<AtomicUsize>,
-    /// The server never hears of COMMIT.
+    /// The server never hears of COMMIT, or of the statement that commits itself.
     pub(crate) before_commit: Arc<AtomicUsize>,
     /// The server has committed, and its answer is lost.
     pub(crate) after_commit: Arc<AtomicUsize>,
+    /// The replica's end is closed as with `before_commit`, and the server hears of it when it is all over.
+    pub(crate) late_commit: Arc<AtomicUsize>,
+    /// What the server is still to hear of.
+    late: Arc<Mutex<Vec<(Vec<u8>, OwnedWriteHalf, OwnedReadHalf)>>>,
+}
+
+impl Faults {
+    /// Lets the server hear of what was held back, and gives its answers.
+    #[allow(dead_code, reason = "the faults come too late by themselves")]
+    pub(crate) async fn arrive(&self) -> Vec<Vec<u8>> {
+        let late = std::mem::take(&mut *self.late.lock().unwrap());
+        let mut answers = Vec::new();
+        for (request, mut to, mut from) in late {
+            to.write_all(&request).await.unwrap();
+            // Until it is ready for more: the message is a Z, its length, and where the transaction stands.
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"Z\0\0\0\x05I") {
+                assert!(from.read_buf(&mut answer).await.unwrap() > 0, "{answer:?}");
+            }
+            answers.push(answer);
+        }
+        answers
+    }
 }
 
 /// Passes everything on until a fault is due. Ends when this is dropped.
@@ -88,40 +111,72 @@ fn take(left: &AtomicUsize) -> bool {
 /// One connection. When it returns, both ends are closed.
 async fn pass(client: TcpStream, server: TcpStream, faults: Faults) {
     let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let mut held_back = None;
     let swallow = CancellationToken::new();
     let mut down = faults.down.subscribe();
     tokio::select! {
         _ = down.wait_for(|down| *down) => {}
-        () = requests(from_client, to_server, &faults, &swallow) => {}
-        () = answers(from_server, to_client, &swallow) => {}
+        late = requests(from_client, &mut to_server, &faults, &swallow) => held_back = late,
+        () = answers(&mut from_server, to_client, &swallow) => {}
+    }
+    if let Some(request) = held_back {
+        faults.late.lock().unwrap().push((request, to_server, from_server));
     }
 }
 
+/// What a connection to the server is, as far as its requests tell.
+#[derive(Default)]
+struct Session {
+    seats: bool,
+    in_transaction: bool,
+}
+
+impl Session {
+    /// Whether this request commits what a batch has written: COMMIT, or, outside of a transaction, rows of the log.
+    fn commits(&mut self, request: &[u8]) -> bool {
+        let has = |word: &str| request.windows(word.len()).any(|window| window == word.as_bytes());
+        self.seats |= has("rowlock-booking-seating");
+        self.in_transaction = (self.in_transaction || has("BEGIN")) && !has("ROLLBACK");
+        let commits = if self.in_transaction {
+            has("COMMIT")
+        } else {
+            ["REGISTRATION_", "WAITLIST_", "OFFER_"].into_iter().any(has)
+        };
+        self.in_transaction &= !commits;
+        self.seats && commits
+    }
+}
+
+/// Passes requests on. Gives the one that is to come late, if one is.
 async fn requests(
     mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    to: &mut OwnedWriteHalf,
     faults: &Faults,
     swallow: &CancellationToken,
-) {
+) -> Option<Vec<u8>> {
+    let mut session = Session::default();
     let mut buffer = vec![0; 65_536];
     loop {
-        let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        let Ok(read @ 1..) = from.read(&mut buffer).await else { return None };
         let request = &buffer[..read];
-        let commit = request.windows(6).any(|window| window == b"COMMIT");
+        let commit = session.commits(request);
         if commit && take(&faults.before_commit) {
-            return;
+            return None;
+        }
+        if commit && take(&faults.late_commit) {
+            return Some(request.to_owned());
         }
         if commit && take(&faults.after_commit) {
             swallow.cancel();
         }
         if to.write_all(request).await.is_err() {
-            return;
+            return None;
         }
     }
 }
 
-async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallow: &CancellationToken) {
+async fn answers(from: &mut OwnedReadHalf, mut to: OwnedWriteHalf, swallow: &CancellationToken) {
     let mut buffer = vec![0; 65_536];
     loop {
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return };

@@ -38,7 +38,7 @@ pub(crate) struct System {
     pub(crate) replicas: Vec<Replica>,
     pub(crate) mint: TokenMint,
     pub(crate) identity: Identity,
-    ids: UuidV7,
+    pub(crate) ids: UuidV7,
     next: AtomicUsize,
 }
 

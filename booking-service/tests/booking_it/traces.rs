@@ -61,7 +61,10 @@ async fn a_callers_trace_goes_through_the_batch_into_its_statements() {
     let traces = ["--otlp-endpoint", &endpoint, "--otlp-sample-ratio", "0"];
     let rest = ["--log-filter", "info,service_core=debug", "--register-rate", "off", "--call-rate", "off"];
     let scene = Scene::start(&[&traces[..], &rest[..]].concat()).await;
-    let event = scene.caller(1, Role::Organizer).publish_new(draft(100)).await;
+    let organizer = scene.caller(1, Role::Organizer);
+    let event = organizer.create(draft(100)).await.unwrap();
+    let publish = pb::PublishEventRequest { event_id: event.event_id.clone(), ..Default::default() };
+    organizer.events().publish_event(traced(publish, SAMPLED, PARENT, "01")).await.unwrap();
 
     let calls = (2..12).map(|number| {
         let (trace, flags) = if number % 2 == 0 { (SAMPLED, "01") } else { (NOT_SAMPLED, "00") };
@@ -98,7 +101,8 @@ async fn a_callers_trace_goes_through_the_batch_into_its_statements() {
 
     let batches = find(&spans, |span| span.name == "batch");
     let commands = find(&spans, |span| of_caller(span) && span.name == "command");
-    assert_eq!(commands.len(), 6);
+    assert_eq!(commands.len(), 7, "six who register and one who publishes");
+    let servers = find(&spans, |span| of_caller(span) && span.kind == 2);
     for command in &commands {
         assert!(servers.iter().any(|server| server.span_id == command.parent_span_id));
         // Both lead to each other, and the command says when it was taken into which batch.
@@ -109,20 +113,25 @@ async fn a_callers_trace_goes_through_the_batch_into_its_statements() {
         assert!(batch.is_some(), "{command:?} is in no batch");
         assert_eq!(command.events[0].name, "rowlock.batch.joined");
     }
-    let mut locked = 0;
+    // Publishing locks, registering does not wait for a lock.
+    let (mut locked, mut unlocked) = (0, 0);
     for batch in &batches {
         let inside = find(&spans, |span| span.parent_span_id == batch.span_id);
         let named = |name: &str| inside.iter().any(|span| span.name == name && span.kind == 3);
-        assert!(["SELECT registrations", "COMMIT"].into_iter().all(named), "{inside:#?}");
+        assert!(named("SELECT registrations"), "{inside:#?}");
         assert!(inside.iter().all(|span| attribute(span, "db.system.name") == "postgresql"));
         if named("EXECUTE lock_events") {
             locked += 1;
             let executed =
                 |span: &&CollectedSpan| attribute(span, "db.query.text").contains("EXECUTE lock_events('?')");
             assert!(inside.iter().any(executed), "{inside:#?}");
+            assert!(named("COMMIT"), "{inside:#?}");
+        } else {
+            unlocked += 1;
+            assert!(!named("BEGIN") && !named("COMMIT"), "{inside:#?}");
         }
     }
-    assert!(locked > 0, "{batches:#?}");
+    assert!(locked > 0 && unlocked > 0, "{batches:#?}");
     let lookups = find(&spans, |span| span.name == "lookup.batch");
     let read = |span: &CollectedSpan| lookups.iter().any(|lookup| lookup.span_id == span.parent_span_id);
     assert!(spans.iter().any(|span| read(span) && span.name == "SELECT events"), "reads are traced");

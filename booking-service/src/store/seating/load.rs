@@ -1,7 +1,8 @@
-//! Step two of a batch: the facts, read in statements LATER than the lock.
+//! The facts of a batch, read in statements EARLIER or LATER than the one that takes the lock, never in the same.
 //!
 //! Under READ COMMITTED a statement that waits for a row lock re-reads that row, but sees every other table as it was
-//! before the wait: facts read together with the lock would miss what the other replica has just committed.
+//! before the wait: facts read together with the lock would miss what the other replica has just committed. Facts that
+//! were read before it are true if the event's version is still the same under the lock: every change raises it.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -15,17 +16,30 @@ use crate::domain::facts::{Facts, HeadsWanted, Wanted};
 use crate::domain::registration::Registration;
 use crate::domain::waitlist::Entry;
 
+/// An event as it was when its facts were read: whoever changes anything of it raises one of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventVersion {
+    /// The event.
+    pub id: Uuid,
+    /// The last version in its log.
+    pub version: i64,
+    /// How many writes to it were ruled out, see [`super::rule_out`].
+    pub fence: i64,
+}
+
 /// Facts, and how they were read.
 #[derive(Debug)]
 pub struct Loaded {
     /// What was asked for.
     pub facts: Facts,
+    /// The events as the first statement saw them.
+    pub versions: Vec<EventVersion>,
     /// Whether one statement read them all: then they are those of one moment even where nothing is locked.
     pub at_one_moment: bool,
 }
 
 /// Reads these events and what `commands` need to know about them. The events are locked or do not exist; if not, see
-/// [`Loaded::at_one_moment`].
+/// [`Loaded::at_one_moment`] and [`super::write_if_unchanged`].
 ///
 /// One statement when nobody is known and nothing is freed (the rush); one more for each kind of row that is.
 ///
@@ -51,26 +65,30 @@ pub async fn load_facts<'a>(
               ARRAY(SELECT (SELECT r.id FROM registrations r
                            WHERE r.event_id = u.event_id AND r.user_id = u.user_id
                              AND r.state IN ('HELD', 'CONFIRMED', 'CHECKED_IN'))
-                    FROM unnest($1::uuid[], $2::uuid[]) AS u(event_id, user_id)) END AS "registered: Vec<Option<Uuid>>",
+                    FROM (SELECT unnest($1::uuid[]) AS event_id, unnest($2::uuid[]) AS user_id) AS u) END
+                AS "registered: Vec<Option<Uuid>>",
             CASE WHEN first THEN
               ARRAY(SELECT (SELECT w.id FROM waitlist_entries w
                            WHERE w.event_id = u.event_id AND w.user_id = u.user_id
                              AND w.state IN ('WAITING', 'OFFERED'))
-                    FROM unnest($1::uuid[], $2::uuid[]) AS u(event_id, user_id)) END AS "queued: Vec<Option<Uuid>>",
+                    FROM (SELECT unnest($1::uuid[]) AS event_id, unnest($2::uuid[]) AS user_id) AS u) END
+                AS "queued: Vec<Option<Uuid>>",
             CASE WHEN first THEN
               ARRAY(SELECT (SELECT r.id FROM registrations r
                            WHERE r.event_id = q.event_id AND r.request_actor_id = q.caller AND r.request_id = q.request)
-                    FROM unnest($3::uuid[], $4::uuid[], $5::uuid[]) AS q(event_id, caller, request)) END
+                    FROM (SELECT unnest($3::uuid[]) AS event_id, unnest($4::uuid[]) AS caller,
+                                 unnest($5::uuid[]) AS request) AS q) END
                 AS "made_registrations: Vec<Option<Uuid>>",
             CASE WHEN first THEN
               ARRAY(SELECT (SELECT w.id FROM waitlist_entries w
                            WHERE w.event_id = q.event_id AND w.request_actor_id = q.caller AND w.request_id = q.request)
-                    FROM unnest($3::uuid[], $4::uuid[], $5::uuid[]) AS q(event_id, caller, request)) END
+                    FROM (SELECT unnest($3::uuid[]) AS event_id, unnest($4::uuid[]) AS caller,
+                                 unnest($5::uuid[]) AS request) AS q) END
                 AS "made_entries: Vec<Option<Uuid>>"
           FROM (SELECT id, organizer_id, start_time, end_time, registration_open_time, registration_close_time, capacity,
                        seats_remaining, waitlist_size, largest_party, next_position, max_seats_per_registration,
                        waitlist_policy, offer_ttl_ms, queue_discipline, state, cancel_reason, revision, version,
-                       create_time, update_time, row_number() OVER () = 1 AS first
+                       fence, create_time, update_time, row_number() OVER () = 1 AS first
                   FROM events WHERE id = ANY($6)) AS e
         "#,
         &user_events,
@@ -97,8 +115,10 @@ pub async fn load_facts<'a>(
             made_entries: row.made_entries.take().unwrap_or_default(),
         })
         .unwrap_or_default();
-    let mut locked = Vec::with_capacity(rows.len());
+    let mut events_read = Vec::with_capacity(rows.len());
+    let mut versions = Vec::with_capacity(rows.len());
     for row in rows {
+        versions.push(EventVersion { id: row.id, version: row.version, fence: row.fence });
         let row = EventRow {
             id: row.id,
             organizer_id: row.organizer_id,
@@ -125,9 +145,9 @@ pub async fn load_facts<'a>(
             create_time: row.create_time,
             update_time: row.update_time,
         };
-        locked.push(EventRecord::try_from(row)?.event);
+        events_read.push(EventRecord::try_from(row)?.event);
     }
-    let mut facts = Facts::new(now, locked);
+    let mut facts = Facts::new(now, events_read);
     let found = |events: &[Uuid], ids: Vec<Option<Uuid>>| -> Vec<(Uuid, Uuid)> {
         events.iter().zip(ids).filter_map(|(&event_id, id)| Some((event_id, id?))).collect()
     };
@@ -152,7 +172,7 @@ pub async fn load_facts<'a>(
     let heads = facts.heads_wanted(commands);
     let at_one_moment = nobody_is_known && wanted.texts.is_empty() && heads.is_empty();
     load_heads(connection, &heads, &mut facts).await?;
-    Ok(Loaded { facts, at_one_moment })
+    Ok(Loaded { facts, versions, at_one_moment })
 }
 
 /// Who is known to which event, in the order asked for: ids, where there are any.
@@ -179,7 +199,7 @@ async fn registrations_by_id(
     }
     let (events, ids): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
     let rows = query_registrations!(
-        "FROM unnest($1::uuid[], $2::uuid[]) AS k(event_id, id)
+        "FROM (SELECT unnest($1::uuid[]) AS event_id, unnest($2::uuid[]) AS id) AS k
          CROSS JOIN LATERAL (SELECT * FROM registrations x WHERE x.event_id = k.event_id AND x.id = k.id LIMIT 1) r",
         &events,
         &ids,
@@ -200,7 +220,7 @@ async fn entries_by_id(
     }
     let (events, ids): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
     let rows = query_entries!(
-        "FROM unnest($1::uuid[], $2::uuid[]) AS k(event_id, id)
+        "FROM (SELECT unnest($1::uuid[]) AS event_id, unnest($2::uuid[]) AS id) AS k
          CROSS JOIN LATERAL (SELECT * FROM waitlist_entries x WHERE x.id = k.id AND x.event_id = k.event_id LIMIT 1) w",
         &events,
         &ids,
@@ -243,7 +263,7 @@ async fn load_heads(
     // Written as a range and in its order, the size pins the index of heads: as an equality it let the planner walk the
     // whole queue by position and filter.
     let rows = query_entries!(
-        "FROM unnest($1::uuid[], $2::int[], $3::bigint[]) AS h(event_id, seats, want)
+        "FROM (SELECT unnest($1::uuid[]) AS event_id, unnest($2::int[]) AS seats, unnest($3::bigint[]) AS want) AS h
          CROSS JOIN LATERAL (SELECT * FROM waitlist_entries x
                               WHERE x.event_id = h.event_id AND x.seats >= h.seats AND x.seats <= h.seats
                                 AND x.state = 'WAITING'

@@ -1,4 +1,4 @@
-//! Step one of a batch: the row lock that stands between every seat and every race.
+//! The transaction of a batch that locks first: the row lock that stands between every seat and every race.
 
 use std::fmt::Write;
 
@@ -28,7 +28,7 @@ pub async fn prepare_lock(connection: &mut PgConnection) -> Result<(), StoreErro
 /// Begins a transaction and locks these events, in one round trip.
 ///
 /// Race: two replicas that both read `seats_remaining = 1`. The second waits here until the first has committed, and reads
-/// in a LATER statement (see `load`). In order of id, so that two batches with the same two events cannot wait for each
+/// in a LATER statement (see `load`); or it has read before, and takes the lock as it writes (see `write`). In order of id, so that two batches with the same two events cannot wait for each
 /// other. Events that do not exist are passed over.
 ///
 /// # Errors

@@ -1,38 +1,38 @@
-//! Step four of a batch: its effects, in bulk.
+//! The effects of a batch, in bulk.
+
+use std::collections::HashSet;
 
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::super::StoreError;
 use super::ending::end_event;
+use super::load::EventVersion;
+use super::lock::commit;
 use crate::domain::change::Change;
+use crate::domain::command::RequestKey;
 use crate::domain::effects::Effects;
 use crate::domain::event::EventRecord;
-use crate::domain::registration::{Labels, Registration};
-use crate::domain::waitlist::Entry;
+use crate::domain::registration::Labels;
 
-/// How to find out later whether a batch was committed: rows that it, and nobody else, has written, one for each event
-/// that it changed. (One alone might be gone by then: a rehearsal removes its private event.)
+/// How to find out later whether a batch was committed: rows that this attempt, and no other, has written, one for each
+/// event that it changed. (One alone might be gone by then: a rehearsal removes its private event.)
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// The number that the transaction drew for itself.
-    batch: i64,
+    attempt: Uuid,
     events: Vec<Uuid>,
     versions: Vec<i64>,
-    entities: Vec<Uuid>,
 }
 
 impl Mark {
-    fn new(batch: i64, changes: &[Change]) -> Self {
-        let mut mark = Self { batch, events: Vec::new(), versions: Vec::new(), entities: Vec::new() };
-        for change in changes {
-            if !mark.events.contains(&change.event_id) {
-                mark.events.push(change.event_id);
-                mark.versions.push(change.version);
-                mark.entities.push(change.entity_id);
-            }
-        }
-        mark
+    /// What an attempt leaves behind when it writes `effects`. No two attempts have the same id.
+    pub fn new(attempt: Uuid, effects: &Effects) -> Self {
+        let changes = effects.changes.iter().zip(are_first_of_event(&effects.changes));
+        let (events, versions) = changes
+            .filter_map(|(change, is_first)| is_first.then_some((change.event_id, change.version)))
+            .unzip();
+        Self { attempt, events, versions }
     }
 
     /// The events that the batch changed, and so had locked.
@@ -41,30 +41,74 @@ impl Mark {
     }
 }
 
-/// Writes everything and says how to recognise it. `None`: there was nothing to write.
+/// Writes effects of one statement (see [`Effects::are_one_statement`]) in a transaction of its own, in one round trip, if
+/// these events, all that the facts are about, are what they were when the facts were read. `false`: they are not, and
+/// nothing was written.
 ///
-/// The events' versions in `effects` are final except for [`Effects::endings`], whose last versions are returned in the
-/// second half, in their order.
+/// # Errors
+/// Whatever the database says. If it says nothing, it may have written and committed, or may yet: see [`rule_out`].
+pub async fn write_if_unchanged(
+    connection: &mut PgConnection,
+    versions: &[EventVersion],
+    effects: &Effects,
+    mark: &Mark,
+) -> Result<bool, StoreError> {
+    Ok(write(connection, versions, effects, mark).await?.is_some())
+}
+
+/// Whether these events are still what they were when the facts were read: then all that was read of them since is true
+/// of one moment.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn are_unchanged(
+    connection: &mut PgConnection,
+    versions: &[EventVersion],
+) -> Result<bool, StoreError> {
+    let unchanged = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "unchanged!" FROM unnest($1::uuid[], $2::bigint[]) AS v(id, version)
+             JOIN events e ON e.id = v.id AND e.version = v.version"#,
+        &column(versions, |v| v.id),
+        &column(versions, |v| v.version),
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(usize::try_from(unchanged).is_ok_and(|unchanged| unchanged == versions.len()))
+}
+
+/// Sees to it that nothing is written any more on the ground of what was read of these events until now, and commits. To
+/// be called with the events locked.
+///
+/// Race: the session broke while [`write_if_unchanged`] was on its way. Nothing of it is there, its commands are told so or
+/// are decided anew, and then the old statement arrives, on a session that the server does not know to be lost. It finds
+/// another fence.
+///
+/// # Errors
+/// Whatever the database says. If it says nothing, it may have committed.
+pub async fn rule_out(connection: &mut PgConnection, events: &[Uuid]) -> Result<(), StoreError> {
+    sqlx::query!("UPDATE events SET fence = fence + 1 WHERE id = ANY($1)", events)
+        .execute(&mut *connection)
+        .await?;
+    commit(connection).await
+}
+
+/// Writes everything in the transaction that has locked these events. Returns the last versions of those that end
+/// ([`Effects::endings`]), in their order; the others' in `effects` are final.
 ///
 /// # Errors
 /// Whatever the database says. A violated constraint here means that the rules are wrong: no seat is ever at stake.
 pub async fn write_effects(
     connection: &mut PgConnection,
+    versions: &[EventVersion],
     effects: &Effects,
-) -> Result<Option<(Mark, Vec<i64>)>, StoreError> {
-    if effects.is_empty() {
-        return Ok(None);
-    }
-
-    // What ends comes before what begins: a cancelled registration must be out of the unique index of active ones
-    // before the same user's new one goes in.
-    update_registrations(&mut *connection, &effects.changed_registrations).await?;
-    update_entries(&mut *connection, &effects.changed_entries).await?;
+    mark: &Mark,
+) -> Result<Vec<i64>, StoreError> {
     // A new capacity and the seats that it leaves go in together: the counters alone could exceed the old one.
     for record in &effects.revised {
         revise_event(&mut *connection, record).await?;
     }
-    let batch = insert(&mut *connection, effects).await?;
+    let changed = || StoreError::Inconsistent { table: "events", what: "changed under its lock".to_owned() };
+    let batch = write(&mut *connection, versions, effects, mark).await?.ok_or_else(changed)?;
     if !effects.deleted_events.is_empty() {
         sqlx::query!("DELETE FROM events WHERE id = ANY($1)", &effects.deleted_events)
             .execute(&mut *connection)
@@ -78,7 +122,7 @@ pub async fn write_effects(
     for ending in &effects.endings {
         last_versions.push(end_event(&mut *connection, ending, batch).await?);
     }
-    Ok(Some((Mark::new(batch, &effects.changes), last_versions)))
+    Ok(last_versions)
 }
 
 /// Whether the batch with this mark was committed. To be asked with the mark's events locked: the lock is granted when
@@ -88,164 +132,203 @@ pub async fn write_effects(
 /// Whatever the database says.
 pub async fn was_committed(connection: &mut PgConnection, mark: &Mark) -> Result<bool, StoreError> {
     let found = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) AS m(event_id, version, entity_id)
-            WHERE EXISTS (SELECT FROM changes c WHERE c.event_id = m.event_id AND c.version = m.version
-                             AND c.entity_id = m.entity_id AND c.batch = $4)) AS "found!""#,
+        r#"SELECT EXISTS (SELECT FROM unnest($1::uuid[], $2::bigint[]) AS m(event_id, version)
+            WHERE EXISTS (SELECT FROM changes c
+                           WHERE c.event_id = m.event_id AND c.version = m.version AND c.attempt = $3)) AS "found!""#,
         &mark.events,
         &mark.versions,
-        &mark.entities,
-        mark.batch,
+        mark.attempt,
     )
     .fetch_one(connection)
     .await?;
     Ok(found)
 }
 
-/// The one statement of a rush: counters, new registrations, new entries, the log. Returns the number that it drew
-/// for the transaction, all of whose locks are held by now.
-async fn insert(connection: &mut PgConnection, effects: &Effects) -> Result<i64, StoreError> {
-    let Effects { events, new_registrations: registrations, new_entries: entries, changes, .. } = effects;
-    // Everything in a batch happens at the one moment that its facts were read.
-    let now = changes.first().map(|change| change.time);
-
-    let batch = sqlx::query_scalar!(
-        r#"
-        WITH drawn AS MATERIALIZED (
-            SELECT nextval('change_batches') AS batch
-        ), counters AS (
-            UPDATE events e
-               SET seats_remaining = c.seats_remaining, waitlist_size = c.waitlist_size, largest_party = c.largest_party,
-                   next_position = c.next_position, version = c.version
-              FROM unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::bigint[], $6::bigint[])
-                AS c(id, seats_remaining, waitlist_size, largest_party, next_position, version)
-             WHERE e.id = c.id
-        ), seated AS (
-            INSERT INTO registrations (event_id, id, user_id, seats, state, hold_expire_time, waitlist_entry_id, labels,
-                                       request_actor_id, request_id, request_fingerprint, create_time, update_time,
-                                       confirm_time)
-            SELECT r.event_id, r.id, r.user_id, r.seats, r.state, r.hold_expire_time, r.waitlist_entry_id,
-                   r.labels::jsonb, r.request_actor_id, r.request_id, r.request_fingerprint, $7::timestamptz,
-                   $7::timestamptz, CASE WHEN r.state = 'CONFIRMED' THEN $7::timestamptz END
-              FROM unnest($8::uuid[], $9::uuid[], $10::uuid[], $11::int[], $12::text[], $13::timestamptz[], $14::uuid[],
-                          $15::text[], $16::uuid[], $17::uuid[], $18::bytea[])
-                AS r(event_id, id, user_id, seats, state, hold_expire_time, waitlist_entry_id, labels,
-                     request_actor_id, request_id, request_fingerprint)
-        ), queued AS (
-            INSERT INTO waitlist_entries (event_id, position, id, user_id, seats, state, offer_expire_time,
-                                          registration_id, labels, request_actor_id, request_id, request_fingerprint,
-                                          create_time, update_time)
-            SELECT w.event_id, w.position, w.id, w.user_id, w.seats, w.state, w.offer_expire_time, w.registration_id,
-                   w.labels::jsonb, w.request_actor_id, w.request_id, w.request_fingerprint,
-                   $7::timestamptz, $7::timestamptz
-              FROM unnest($19::uuid[], $20::bigint[], $21::uuid[], $22::uuid[], $23::int[], $24::text[],
-                          $25::timestamptz[], $26::uuid[], $27::text[], $28::uuid[], $29::uuid[], $30::bytea[])
-                AS w(event_id, position, id, user_id, seats, state, offer_expire_time, registration_id, labels,
-                     request_actor_id, request_id, request_fingerprint)
-        ), logged AS (
-            INSERT INTO changes (event_id, version, actor_id, actor_role, action, entity_id, subject_id, details,
-                                 change_time, batch)
-            SELECT l.event_id, l.version, l.actor_id, l.actor_role, l.action, l.entity_id, l.subject_id,
-                   l.details::jsonb, $7::timestamptz, drawn.batch
-              FROM unnest($31::uuid[], $32::bigint[], $33::uuid[], $34::text[], $35::text[], $36::uuid[], $37::uuid[],
-                          $38::text[])
-                AS l(event_id, version, actor_id, actor_role, action, entity_id, subject_id, details)
-             CROSS JOIN drawn
+/// The statement of a batch: counters, new registrations, new entries, the log, all of it if all of these events are what
+/// they were, and nothing otherwise. It gives the number that it drew for the transaction, all of whose locks are held by
+/// then.
+///
+/// Race: another replica changes an event between the reading of its facts and this. `locked` waits for it (in order of id,
+/// as everybody does), is then given the row as it has become, and passes it over. No row of another table needs to be
+/// read again: none of them changes without the event's version.
+///
+/// Arrays are opened one by one, in a list of columns: `FROM unnest(a, b)` keeps each in a store of its own before it is read.
+/// Whatever is new is written from `ready`: the number itself, or whatever `$before` makes of it, then `drawn`.
+macro_rules! query_write {
+    ($drawn:literal, $before:literal, $versions:ident, $effects:ident, $attempts:ident $(, $argument:expr)* $(,)?) => {
+        sqlx::query_scalar!(
+            r#"
+            WITH locked AS MATERIALIZED (
+                SELECT
+                  FROM (SELECT unnest($1::uuid[]) AS id, unnest($2::bigint[]) AS version,
+                               unnest($3::bigint[]) AS fence) AS v
+                  JOIN events e ON e.id = v.id AND e.version = v.version AND e.fence = v.fence
+                 ORDER BY e.id FOR UPDATE OF e
+            ), "# + $drawn + r#" AS MATERIALIZED (
+                SELECT nextval('change_batches') AS batch
+                 WHERE (SELECT count(*) FROM locked) = cardinality($1::uuid[])
+            ), "# + $before + r#"counters AS (
+                UPDATE events e
+                   SET seats_remaining = c.seats_remaining, waitlist_size = c.waitlist_size,
+                       largest_party = c.largest_party, next_position = c.next_position, version = c.version
+                  FROM (SELECT unnest($4::uuid[]) AS id, unnest($5::int[]) AS seats_remaining,
+                               unnest($6::int[]) AS waitlist_size, unnest($7::int[]) AS largest_party,
+                               unnest($8::bigint[]) AS next_position, unnest($9::bigint[]) AS version) AS c
+                 CROSS JOIN ready
+                 WHERE e.id = c.id
+            ), seated AS (
+                INSERT INTO registrations (event_id, id, user_id, seats, state, hold_expire_time, waitlist_entry_id,
+                                           labels, request_actor_id, request_id, request_fingerprint, create_time,
+                                           update_time, confirm_time)
+                SELECT r.event_id, r.id, r.user_id, r.seats, r.state, r.hold_expire_time, r.waitlist_entry_id,
+                       r.labels::jsonb, r.request_actor_id, r.request_id, r.request_fingerprint, $10::timestamptz,
+                       $10::timestamptz, CASE WHEN r.state = 'CONFIRMED' THEN $10::timestamptz END
+                  FROM (SELECT unnest($11::uuid[]) AS event_id, unnest($12::uuid[]) AS id,
+                               unnest($13::uuid[]) AS user_id, unnest($14::int[]) AS seats,
+                               unnest($15::text[]) AS state, unnest($16::timestamptz[]) AS hold_expire_time,
+                               unnest($17::uuid[]) AS waitlist_entry_id, unnest($18::text[]) AS labels,
+                               unnest($19::uuid[]) AS request_actor_id, unnest($20::uuid[]) AS request_id,
+                               unnest($21::bytea[]) AS request_fingerprint) AS r
+                 CROSS JOIN ready
+            ), queued AS (
+                INSERT INTO waitlist_entries (event_id, position, id, user_id, seats, state, offer_expire_time,
+                                              registration_id, labels, request_actor_id, request_id,
+                                              request_fingerprint, create_time, update_time)
+                SELECT w.event_id, w.position, w.id, w.user_id, w.seats, w.state, w.offer_expire_time,
+                       w.registration_id, w.labels::jsonb, w.request_actor_id, w.request_id, w.request_fingerprint,
+                       $10::timestamptz, $10::timestamptz
+                  FROM (SELECT unnest($22::uuid[]) AS event_id, unnest($23::bigint[]) AS position,
+                               unnest($24::uuid[]) AS id, unnest($25::uuid[]) AS user_id, unnest($26::int[]) AS seats,
+                               unnest($27::text[]) AS state, unnest($28::timestamptz[]) AS offer_expire_time,
+                               unnest($29::uuid[]) AS registration_id, unnest($30::text[]) AS labels,
+                               unnest($31::uuid[]) AS request_actor_id, unnest($32::uuid[]) AS request_id,
+                               unnest($33::bytea[]) AS request_fingerprint) AS w
+                 CROSS JOIN ready
+            ), logged AS (
+                INSERT INTO changes (event_id, version, actor_id, actor_role, action, entity_id, subject_id, details,
+                                     change_time, batch, attempt)
+                SELECT l.event_id, l.version, l.actor_id, l.actor_role, l.action, l.entity_id, l.subject_id,
+                       l.details::jsonb, $10::timestamptz, ready.batch, l.attempt
+                  FROM (SELECT unnest($34::uuid[]) AS event_id, unnest($35::bigint[]) AS version,
+                               unnest($36::uuid[]) AS actor_id, unnest($37::text[]) AS actor_role,
+                               unnest($38::text[]) AS action, unnest($39::uuid[]) AS entity_id,
+                               unnest($40::uuid[]) AS subject_id, unnest($41::text[]) AS details,
+                               unnest($42::uuid[]) AS attempt) AS l
+                 CROSS JOIN ready
+            )
+            SELECT batch AS "batch!" FROM ready
+            "#,
+            &column($versions, |v| v.id),
+            &column($versions, |v| v.version),
+            &column($versions, |v| v.fence),
+            &column(&$effects.events, |e| e.id),
+            &column(&$effects.events, |e| e.seats_remaining),
+            &column(&$effects.events, |e| e.waitlist_size),
+            &column(&$effects.events, |e| e.largest_party),
+            &column(&$effects.events, |e| e.next_position),
+            &column(&$effects.events, |e| e.version),
+            // Everything in a batch happens at the one moment that its facts were read.
+            $effects.changes.first().map(|change| change.time),
+            &column(&$effects.new_registrations, |r| r.event_id),
+            &column(&$effects.new_registrations, |r| r.id),
+            &column(&$effects.new_registrations, |r| r.user_id),
+            &column(&$effects.new_registrations, |r| r.seats),
+            &column(&$effects.new_registrations, |r| r.state.word()) as &[&str],
+            &column(&$effects.new_registrations, |r| r.hold_expire_time) as &[Option<OffsetDateTime>],
+            &column(&$effects.new_registrations, |r| r.waitlist_entry_id) as &[Option<Uuid>],
+            &column(&$effects.new_registrations, |r| labels(&r.labels)),
+            &column(&$effects.new_registrations, |r| caller(&r.request)) as &[Option<Uuid>],
+            &column(&$effects.new_registrations, |r| request(&r.request)) as &[Option<Uuid>],
+            &column(&$effects.new_registrations, |r| fingerprint(&r.request)) as &[Option<&[u8]>],
+            &column(&$effects.new_entries, |w| w.event_id),
+            &column(&$effects.new_entries, |w| w.position),
+            &column(&$effects.new_entries, |w| w.id),
+            &column(&$effects.new_entries, |w| w.user_id),
+            &column(&$effects.new_entries, |w| w.seats),
+            &column(&$effects.new_entries, |w| w.state.word()) as &[&str],
+            &column(&$effects.new_entries, |w| w.offer_expire_time) as &[Option<OffsetDateTime>],
+            &column(&$effects.new_entries, |w| w.registration_id) as &[Option<Uuid>],
+            &column(&$effects.new_entries, |w| labels(&w.labels)),
+            &column(&$effects.new_entries, |w| caller(&w.request)) as &[Option<Uuid>],
+            &column(&$effects.new_entries, |w| request(&w.request)) as &[Option<Uuid>],
+            &column(&$effects.new_entries, |w| fingerprint(&w.request)) as &[Option<&[u8]>],
+            &column(&$effects.changes, |l| l.event_id),
+            &column(&$effects.changes, |l| l.version),
+            &column(&$effects.changes, |l| l.actor.id),
+            &column(&$effects.changes, |l| l.actor.role.word()) as &[&str],
+            &column(&$effects.changes, |l| l.action.word()) as &[&str],
+            &column(&$effects.changes, |l| l.entity_id),
+            &column(&$effects.changes, |l| l.subject_id) as &[Option<Uuid>],
+            &column(&$effects.changes, |l| l.details.to_string()),
+            &$attempts as &[Option<Uuid>],
+            $($argument,)*
         )
-        SELECT batch AS "batch!" FROM drawn
-        "#,
-        &column(events, |e| e.id),
-        &column(events, |e| e.seats_remaining),
-        &column(events, |e| e.waitlist_size),
-        &column(events, |e| e.largest_party),
-        &column(events, |e| e.next_position),
-        &column(events, |e| e.version),
-        now,
+    };
+}
+
+/// Writes a batch if its events are what they were, and gives its number.
+async fn write(
+    connection: &mut PgConnection,
+    versions: &[EventVersion],
+    effects: &Effects,
+    mark: &Mark,
+) -> Result<Option<i64>, StoreError> {
+    let attempts: Vec<_> =
+        are_first_of_event(&effects.changes).map(|is_first| is_first.then_some(mark.attempt)).collect();
+    let (registrations, entries) = (&effects.changed_registrations, &effects.changed_entries);
+    if registrations.is_empty() && entries.is_empty() {
+        // The rush. What is not there need not be set up.
+        let write = query_write!("ready", "", versions, effects, attempts);
+        return Ok(write.fetch_optional(connection).await?);
+    }
+    // What ends comes before what begins: a cancelled registration must be out of the unique index of active ones
+    // before the same user's new one goes in. Whoever counts what was changed waits for it.
+    let write = query_write!(
+        "drawn",
+        r#"registrations_changed AS (
+                UPDATE registrations r
+                   SET state = c.state, update_time = c.update_time, confirm_time = c.confirm_time,
+                       cancel_time = c.cancel_time, check_in_time = c.check_in_time
+                  FROM (SELECT unnest($43::uuid[]) AS event_id, unnest($44::uuid[]) AS id, unnest($45::text[]) AS state,
+                               unnest($46::timestamptz[]) AS update_time, unnest($47::timestamptz[]) AS confirm_time,
+                               unnest($48::timestamptz[]) AS cancel_time,
+                               unnest($49::timestamptz[]) AS check_in_time) AS c
+                 CROSS JOIN drawn
+                 WHERE r.event_id = c.event_id AND r.id = c.id
+                RETURNING 1
+            ), entries_changed AS (
+                UPDATE waitlist_entries w
+                   SET state = c.state, update_time = c.update_time, offer_expire_time = c.offer_expire_time,
+                       registration_id = c.registration_id
+                  FROM (SELECT unnest($50::uuid[]) AS event_id, unnest($51::bigint[]) AS position,
+                               unnest($52::text[]) AS state, unnest($53::timestamptz[]) AS update_time,
+                               unnest($54::timestamptz[]) AS offer_expire_time,
+                               unnest($55::uuid[]) AS registration_id) AS c
+                 CROSS JOIN drawn
+                 WHERE w.event_id = c.event_id AND w.position = c.position
+                RETURNING 1
+            ), ready AS MATERIALIZED (
+                SELECT batch FROM drawn
+                 WHERE (SELECT count(*) FROM registrations_changed) + (SELECT count(*) FROM entries_changed) >= 0
+            ), "#,
+        versions,
+        effects,
+        attempts,
         &column(registrations, |r| r.event_id),
         &column(registrations, |r| r.id),
-        &column(registrations, |r| r.user_id),
-        &column(registrations, |r| r.seats),
         &column(registrations, |r| r.state.word()) as &[&str],
-        &column(registrations, |r| r.hold_expire_time) as &[Option<time::OffsetDateTime>],
-        &column(registrations, |r| r.waitlist_entry_id) as &[Option<Uuid>],
-        &column(registrations, |r| labels(&r.labels)),
-        &column(registrations, |r| r.request.as_ref().map(|key| key.actor_id)) as &[Option<Uuid>],
-        &column(registrations, |r| r.request.as_ref().map(|key| key.id)) as &[Option<Uuid>],
-        &column(registrations, |r| r.request.as_ref().map(|key| key.fingerprint.as_slice())) as &[Option<&[u8]>],
+        &column(registrations, |r| r.update_time),
+        &column(registrations, |r| r.confirm_time) as &[Option<OffsetDateTime>],
+        &column(registrations, |r| r.cancel_time) as &[Option<OffsetDateTime>],
+        &column(registrations, |r| r.check_in_time) as &[Option<OffsetDateTime>],
         &column(entries, |w| w.event_id),
         &column(entries, |w| w.position),
-        &column(entries, |w| w.id),
-        &column(entries, |w| w.user_id),
-        &column(entries, |w| w.seats),
         &column(entries, |w| w.state.word()) as &[&str],
-        &column(entries, |w| w.offer_expire_time) as &[Option<time::OffsetDateTime>],
+        &column(entries, |w| w.update_time),
+        &column(entries, |w| w.offer_expire_time) as &[Option<OffsetDateTime>],
         &column(entries, |w| w.registration_id) as &[Option<Uuid>],
-        &column(entries, |w| labels(&w.labels)),
-        &column(entries, |w| w.request.as_ref().map(|key| key.actor_id)) as &[Option<Uuid>],
-        &column(entries, |w| w.request.as_ref().map(|key| key.id)) as &[Option<Uuid>],
-        &column(entries, |w| w.request.as_ref().map(|key| key.fingerprint.as_slice())) as &[Option<&[u8]>],
-        &column(changes, |l| l.event_id),
-        &column(changes, |l| l.version),
-        &column(changes, |l| l.actor.id),
-        &column(changes, |l| l.actor.role.word()) as &[&str],
-        &column(changes, |l| l.action.word()) as &[&str],
-        &column(changes, |l| l.entity_id),
-        &column(changes, |l| l.subject_id) as &[Option<Uuid>],
-        &column(changes, |l| l.details.to_string()),
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok(batch)
-}
-
-async fn update_registrations(
-    connection: &mut PgConnection,
-    rows: &[Registration],
-) -> Result<(), StoreError> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    sqlx::query!(
-        "UPDATE registrations r
-            SET state = c.state, update_time = c.update_time, confirm_time = c.confirm_time,
-                cancel_time = c.cancel_time, check_in_time = c.check_in_time
-           FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
-                       $7::timestamptz[])
-             AS c(event_id, id, state, update_time, confirm_time, cancel_time, check_in_time)
-          WHERE r.event_id = c.event_id AND r.id = c.id",
-        &column(rows, |r| r.event_id),
-        &column(rows, |r| r.id),
-        &column(rows, |r| r.state.word()) as &[&str],
-        &column(rows, |r| r.update_time),
-        &column(rows, |r| r.confirm_time) as &[Option<time::OffsetDateTime>],
-        &column(rows, |r| r.cancel_time) as &[Option<time::OffsetDateTime>],
-        &column(rows, |r| r.check_in_time) as &[Option<time::OffsetDateTime>],
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn update_entries(connection: &mut PgConnection, rows: &[Entry]) -> Result<(), StoreError> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    sqlx::query!(
-        "UPDATE waitlist_entries w
-            SET state = c.state, update_time = c.update_time, offer_expire_time = c.offer_expire_time,
-                registration_id = c.registration_id
-           FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::uuid[])
-             AS c(event_id, position, state, update_time, offer_expire_time, registration_id)
-          WHERE w.event_id = c.event_id AND w.position = c.position",
-        &column(rows, |w| w.event_id),
-        &column(rows, |w| w.position),
-        &column(rows, |w| w.state.word()) as &[&str],
-        &column(rows, |w| w.update_time),
-        &column(rows, |w| w.offer_expire_time) as &[Option<time::OffsetDateTime>],
-        &column(rows, |w| w.registration_id) as &[Option<Uuid>],
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
+    );
+    Ok(write.fetch_optional(connection).await?)
 }
 
 /// What the organizer can change; the counters are written with everyone else's.
@@ -284,6 +367,24 @@ async fn revise_event(connection: &mut PgConnection, record: &EventRecord) -> Re
 
 fn column<'a, Row, T>(rows: &'a [Row], value: impl Fn(&'a Row) -> T) -> Vec<T> {
     rows.iter().map(value).collect()
+}
+
+/// Which of these changes are the first of their event.
+fn are_first_of_event(changes: &[Change]) -> impl Iterator<Item = bool> {
+    let mut seen = HashSet::new();
+    changes.iter().map(move |change| seen.insert(change.event_id))
+}
+
+fn caller(request: &Option<RequestKey>) -> Option<Uuid> {
+    request.as_ref().map(|key| key.actor_id)
+}
+
+fn request(request: &Option<RequestKey>) -> Option<Uuid> {
+    request.as_ref().map(|key| key.id)
+}
+
+fn fingerprint(request: &Option<RequestKey>) -> Option<&[u8]> {
+    request.as_ref().map(|key| key.fingerprint.as_slice())
 }
 
 fn labels(labels: &Labels) -> String {
