@@ -36,9 +36,8 @@ pub(super) enum Attempt {
 
 /// Decides the commands by what is there now, without waiting for a lock and without a transaction. What that leaves to be
 /// written is written by one statement, if nobody has changed the events since; what leaves nothing to be written is true of
-/// one moment. `None`: somebody has changed one of the events meanwhile. Nothing was written.
-///
-/// None of the commands revises its event.
+/// one moment. `None`: somebody has changed one of the events meanwhile, or one of the commands revises its event. Nothing
+/// was written.
 ///
 /// # Errors
 /// Nothing was committed; see [`Setback`].
@@ -58,7 +57,9 @@ pub(super) async fn attempt_unlocked(
             loaded.at_one_moment || within(patience, are_unchanged(connection, &loaded.versions)).await?;
         return Ok(is_true.then_some(Attempt::Done { verdicts, wrote: false }));
     }
-    debug_assert!(effects.are_one_statement(), "these commands do not revise an event");
+    if !effects.are_one_statement() {
+        return Ok(None);
+    }
     let mark = Mark::new(ids.new_id(), &effects);
     let began = Instant::now();
     let written = write_if_unchanged(connection, &loaded.versions, &effects, &mark);

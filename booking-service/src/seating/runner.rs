@@ -154,7 +154,7 @@ impl Runner {
         is_last: bool,
     ) -> Result<Attempt, Setback> {
         let mut span = Span::for_many(BATCH_SPAN, part.iter().map(|pending| &pending.span));
-        joins(part, &span);
+        joins(part.iter(), &span);
         holds(part, &span);
         if batch.locking == Locking::Wait && self.may_go_unlocked(part) {
             let commands = commands(part);
@@ -172,9 +172,8 @@ impl Runner {
         if is_last {
             let first = part.len();
             batch.let_in(part);
-            let more = &part[first..];
-            span = span.for_more(BATCH_SPAN, more.iter().map(|pending| &pending.span));
-            joins(more, &span);
+            span = span.for_more(BATCH_SPAN, part.iter().skip(first).map(|pending| &pending.span));
+            joins(part.iter().skip(first), &span);
         }
         drop_dead(part);
         holds(part, &span);
@@ -264,8 +263,8 @@ fn holds(part: &[Pending], span: &Span) {
 }
 
 /// Says in the traces that these are in this batch.
-fn joins(part: &[Pending], span: &Span) {
-    part.iter().for_each(|pending| pending.span.joins(span));
+fn joins<'a>(pending: impl Iterator<Item = &'a Pending>, span: &Span) {
+    pending.for_each(|pending| pending.span.joins(span));
 }
 
 fn tell(answers: impl Iterator<Item = (Pending, Verdict)>) {

@@ -28,8 +28,11 @@ pub(crate) struct Faults {
     /// The replica's end is closed as with `before_commit`, and the server hears of it when it is all over.
     pub(crate) late_commit: Arc<AtomicUsize>,
     /// What the server is still to hear of.
-    late: Arc<Mutex<Vec<(Vec<u8>, OwnedWriteHalf, OwnedReadHalf)>>>,
+    late: Arc<Mutex<Vec<Late>>>,
 }
+
+/// A request that the server has not heard of, and the connection on which it will.
+type Late = (Vec<u8>, OwnedWriteHalf, OwnedReadHalf);
 
 impl Faults {
     /// Lets the server hear of what was held back, and gives its answers.
