@@ -36,7 +36,6 @@ type Late = (Vec<u8>, OwnedWriteHalf, OwnedReadHalf);
 
 impl Faults {
     /// Lets the server hear of what was held back, and gives its answers.
-    #[allow(dead_code, reason = "the faults come too late by themselves")]
     pub(crate) async fn arrive(&self) -> Vec<Vec<u8>> {
         let late = std::mem::take(&mut *self.late.lock().unwrap());
         let mut answers = Vec::new();

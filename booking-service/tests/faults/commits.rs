@@ -1,4 +1,4 @@
-//! Fault 4: the answer to COMMIT is lost on the way.
+//! Fault 4: the answer to COMMIT is lost on the way, or it comes when nobody waits for it any more.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,22 +21,29 @@ async fn answers_to_commit_that_are_lost_are_found_and_never_told_wrongly() {
     let ordeal = Ordeal::begin(&stage, stage.crowd(stage.ways()).await);
     let times = 60 * scale() as usize;
     let left = || {
-        let faults = [&proxy.faults.before_commit, &proxy.faults.after_commit];
+        let faults = [&proxy.faults.before_commit, &proxy.faults.after_commit, &proxy.faults.late_commit];
         faults.map(|left| left.load(Ordering::SeqCst)).iter().sum::<usize>()
     };
+    let mut late = 0;
     for time in 0..times {
-        let fault = if time % 3 == 0 { &proxy.faults.before_commit } else { &proxy.faults.after_commit };
+        let fault = match time % 4 {
+            0 => &proxy.faults.before_commit,
+            1 => &proxy.faults.late_commit,
+            _ => &proxy.faults.after_commit,
+        };
         fault.fetch_add(1, Ordering::SeqCst);
         sleep(rand::random_range(Duration::ZERO..Duration::from_millis(120))).await;
+        late += proxy.faults.arrive().await.len();
     }
     eventually(async || left() == 0).await;
     sleep(Duration::from_secs(1)).await;
+    late += proxy.faults.arrive().await.len();
     let found = async |outcome: &str| {
         stage.count("booking_unknown_commits_total", &format!("outcome=\"{outcome}\"")).await
     };
     let (committed, not_committed) = (found("committed").await, found("not_committed").await);
-    let figures = format!(", looked up: {committed} committed and {not_committed} not");
+    let figures = format!(", looked up: {committed} committed and {not_committed} not; {late} came late");
     ordeal.prove_with(&stage, "4, COMMIT or its answer lost", times, &figures).await;
-    assert!(committed > 0.0 && not_committed > 0.0, "both have to be found out{figures}");
+    assert!(committed > 0.0 && not_committed > 0.0 && late > 0, "all have to be found out{figures}");
     stage.end();
 }
