@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`domain`] | the rules, without I/O: what a batch of commands does to locked events |
+//! | [`domain`] | the rules, without I/O: what a batch of commands does to its events |
 //! | [`seating`] | inbox, batches, transactions: how commands reach the rules and their effects the database |
 //! | [`store`] | SQL |
 //! | [`grpc`] | messages, status codes, and who may call what |

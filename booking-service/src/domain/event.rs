@@ -51,7 +51,7 @@ pub struct EventText {
     pub location: String,
 }
 
-/// An event as the rules see it: the locked row without its texts.
+/// An event as the rules see it: the row without its texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// The event's id.

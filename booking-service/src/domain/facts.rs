@@ -13,7 +13,7 @@ use super::registration::Registration;
 use super::schedule::LARGEST_PARTY;
 use super::waitlist::{Entry, EntryState};
 
-/// Rows to read once the events are locked. Each pair leads with the event that the row belongs to.
+/// Rows to read with the events. Each pair leads with the event that the row belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Active registrations and entries of these users, by (event, user).
@@ -74,7 +74,7 @@ pub struct HeadsWanted {
 /// The rows, indexed by what the rules ask for.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// The database's clock, read after the locks were granted.
+    /// The database's clock, read with the events.
     pub now: OffsetDateTime,
     pub(super) events: HashMap<Uuid, Event>,
     pub(super) texts: HashMap<Uuid, EventText>,
@@ -97,7 +97,7 @@ pub(super) enum Made {
 }
 
 impl Facts {
-    /// The locked events. An event that is not among them does not exist.
+    /// The events. One that is not among them does not exist.
     pub fn new(now: OffsetDateTime, events: Vec<Event>) -> Self {
         Self {
             now,

@@ -61,11 +61,7 @@ pub(super) async fn attempt_unlocked(
         return Ok(None);
     }
     let mark = Mark::new(ids.new_id(), &effects);
-    let began = Instant::now();
-    let written = write_if_unchanged(connection, &loaded.versions, &effects, &mark);
-    let written = within(patience, written).await;
-    metrics::histogram!("booking_batch_commit_seconds").record(began.elapsed().as_secs_f64());
-    match written {
+    match committing(patience, write_if_unchanged(connection, &loaded.versions, &effects, &mark)).await {
         Ok(true) => Ok(Some(done(verdicts, &effects))),
         Ok(false) => Ok(None),
         Err(setback) if setback.is_answer() => Err(setback),
@@ -120,16 +116,24 @@ pub(super) async fn attempt(
         return Ok(Attempt::Done { verdicts, wrote: false });
     };
     // From here on an error does not say what happened: the server may have committed before the answer was lost.
-    let began = Instant::now();
-    let committed = within(patience, commit(connection)).await;
-    metrics::histogram!("booking_batch_commit_seconds").record(began.elapsed().as_secs_f64());
-    match committed {
+    match committing(patience, commit(connection)).await {
         Ok(()) => Ok(done(verdicts, &effects)),
         Err(setback) => {
             tracing::warn!(?setback, "no answer to COMMIT");
             Ok(Attempt::Unknown(verdicts, mark))
         }
     }
+}
+
+/// Waits for the step that commits, and says how long that took.
+async fn committing<T>(
+    patience: Duration,
+    step: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, Setback> {
+    let began = Instant::now();
+    let committed = within(patience, step).await;
+    metrics::histogram!("booking_batch_commit_seconds").record(began.elapsed().as_secs_f64());
+    committed
 }
 
 /// What was written is committed.

@@ -1,4 +1,4 @@
-//! The decision: commands in order of arrival, applied to locked events, give outcomes and effects.
+//! The decision: commands in order of arrival, applied to their events, give outcomes and effects.
 //!
 //! Every command is checked first and carried out after, so a refusal leaves nothing behind. What frees seats serves the
 //! queue before the next command is looked at: nobody can come in between.

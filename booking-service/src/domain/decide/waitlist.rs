@@ -51,7 +51,7 @@ impl Table<'_> {
             user_id,
             seats,
             state: EntryState::Waiting,
-            // Under the event's lock, and never given back: counting rows would give a place twice.
+            // Counted by the event, and never given back: counting rows would give a place twice.
             position: event.next_position,
             offer_expire_time: None,
             registration_id: None,

@@ -56,7 +56,7 @@ pub async fn load_facts<'a>(
         wanted.requests.iter().map(|&(event_id, caller, request)| (event_id, (caller, request))).unzip();
 
     // Scalar subqueries, not joins: each is a look-up by a unique index, whatever the statistics say. They come with the
-    // first event. The clock is read here, after the locks: now() stands still from before the wait.
+    // first event. The clock is read here: now() stands still from before a wait for locks.
     // The rules do not read texts, so they stay where they are.
     let mut rows = sqlx::query!(
         r#"

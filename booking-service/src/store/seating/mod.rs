@@ -33,7 +33,7 @@ pub fn session_options(lock_timeout: std::time::Duration) -> Vec<(&'static str, 
         ("plan_cache_mode", "force_generic_plan".to_owned()),
         ("lock_timeout", format!("{}ms", lock_timeout.as_millis())),
         ("timezone", "UTC".to_owned()),
-        // Facts are read after the lock, and are those of that moment.
+        // Each statement reads what there is when it begins, and a row that it has waited for as it has become.
         ("default_transaction_isolation", "read committed".to_owned()),
     ]
 }

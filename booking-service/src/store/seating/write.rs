@@ -28,11 +28,19 @@ pub struct Mark {
 impl Mark {
     /// What an attempt leaves behind when it writes `effects`. No two attempts have the same id.
     pub fn new(attempt: Uuid, effects: &Effects) -> Self {
-        let changes = effects.changes.iter().zip(are_first_of_event(&effects.changes));
-        let (events, versions) = changes
-            .filter_map(|(change, is_first)| is_first.then_some((change.event_id, change.version)))
-            .unzip();
+        let mut seen = HashSet::new();
+        let first = effects.changes.iter().filter(|change| seen.insert(change.event_id));
+        let (events, versions) = first.map(|change| (change.event_id, change.version)).unzip();
         Self { attempt, events, versions }
+    }
+
+    /// The attempt beside those of its changes that tell of it.
+    fn on(&self, changes: &[Change]) -> Vec<Option<Uuid>> {
+        // Both are in the order of the log.
+        let mut marked = self.events.iter().copied().zip(self.versions.iter().copied()).peekable();
+        let of =
+            |change: &Change| marked.next_if_eq(&(change.event_id, change.version)).map(|_| self.attempt);
+        changes.iter().map(of).collect()
     }
 
     /// The events that the batch changed, and so had locked.
@@ -273,8 +281,7 @@ async fn write(
     effects: &Effects,
     mark: &Mark,
 ) -> Result<Option<i64>, StoreError> {
-    let attempts: Vec<_> =
-        are_first_of_event(&effects.changes).map(|is_first| is_first.then_some(mark.attempt)).collect();
+    let attempts = mark.on(&effects.changes);
     let (registrations, entries) = (&effects.changed_registrations, &effects.changed_entries);
     if registrations.is_empty() && entries.is_empty() {
         // The rush. What is not there need not be set up.
@@ -367,12 +374,6 @@ async fn revise_event(connection: &mut PgConnection, record: &EventRecord) -> Re
 
 fn column<'a, Row, T>(rows: &'a [Row], value: impl Fn(&'a Row) -> T) -> Vec<T> {
     rows.iter().map(value).collect()
-}
-
-/// Which of these changes are the first of their event.
-fn are_first_of_event(changes: &[Change]) -> impl Iterator<Item = bool> {
-    let mut seen = HashSet::new();
-    changes.iter().map(move |change| seen.insert(change.event_id))
 }
 
 fn caller(request: &Option<RequestKey>) -> Option<Uuid> {
