@@ -21,12 +21,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use mimalloc::MiMalloc;
 use service_core::clock::{Clock, SystemClock};
 use time::format_description::well_known::Rfc3339;
 
 use bench::Bench;
 use report::Run;
 use rows::ROWS;
+
+// As in the service, for the empty call.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// The argument that makes this program the load generator.
 pub(crate) const LOAD: &str = "load";
