@@ -18,6 +18,23 @@ const SHORTEST_OFFER: Duration = Duration::from_secs(1);
 const LONGEST_OFFER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const DEFAULT_OFFER: Duration = Duration::from_secs(15 * 60);
 
+/// What of a new event the caller has given: what is output only is ignored, also where repetitions are compared.
+pub(super) fn given(event: pb::Event) -> pb::Event {
+    pb::Event {
+        event_id: String::new(),
+        organizer_id: String::new(),
+        seats_remaining: 0,
+        waitlist_size: 0,
+        state: pb::EventState::Unspecified.into(),
+        create_time: None,
+        update_time: None,
+        etag: String::new(),
+        version: 0,
+        cancel_reason: String::new(),
+        ..event
+    }
+}
+
 /// A new draft. What depends on the present is checked by [`crate::domain::schedule::check`].
 pub(super) fn draft(
     event: &pb::Event,

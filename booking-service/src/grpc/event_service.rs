@@ -149,7 +149,7 @@ impl Events {
         if request.event.is_none() {
             violations.add("event", "is required");
         }
-        let draft = request.event.unwrap_or_default();
+        let draft = event_request::given(request.event.unwrap_or_default());
         let key = request_id.map(|id| RequestKey {
             actor_id: actor.id,
             id,

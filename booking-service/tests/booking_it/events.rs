@@ -105,6 +105,10 @@ async fn the_same_request_id_makes_one_event() {
     assert_eq!(create(&there, &request).await.unwrap(), made);
     let published = organizer.publish(&made).await.unwrap();
     assert_eq!(create(&there, &request).await.unwrap(), published, "in its present state");
+    let outputs =
+        pb::Event { seats_remaining: 7, version: 9, etag: "9".to_owned(), ..request.event.clone().unwrap() };
+    let same = pb::CreateEventRequest { event: Some(outputs), ..request.clone() };
+    assert_eq!(create(&there, &same).await.unwrap(), published, "what is output only is ignored");
 
     let other = pb::CreateEventRequest { event: Some(draft(11)), ..request.clone() };
     let reused = refused(create(&there, &other).await, "REQUEST_ID_REUSED");
