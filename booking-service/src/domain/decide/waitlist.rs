@@ -74,6 +74,10 @@ impl Table<'_> {
         let mut row = self.own_entry(actor, event, entry_id)?;
         match row.state {
             EntryState::Left => Ok(Outcome::Entry(row)),
+            // Swept or not, it has expired.
+            EntryState::Offered if row.offer_lapsed(self.facts.now) => {
+                Err(Refusal::EntryState { entry_id, state: EntryState::Expired })
+            }
             // Whoever leaves while an offer stands turns it down; sent twice, it gives one answer.
             EntryState::Offered | EntryState::Declined => self.decline_offer(actor, event, entry_id),
             EntryState::Promoted | EntryState::Accepted | EntryState::Expired | EntryState::Cancelled => {

@@ -160,6 +160,16 @@ fn who_leaves_with_an_offer_in_hand_declines_it_once() {
 }
 
 #[test]
+fn who_leaves_after_the_offers_time_is_told_that_it_has_expired_swept_or_not() {
+    let (mut desk, [head, ..]) = offered();
+    desk.passes(TTL);
+    let told = Err(Refusal::EntryState { entry_id: head.id, state: EntryState::Expired });
+    assert_eq!(desk.does(attendee(2), leave(&head)), told);
+    desk.does(Actor::SYSTEM, expire_offer(&head)).expect("swept");
+    assert_eq!(desk.does(attendee(2), leave(&head)), told);
+}
+
+#[test]
 fn an_offer_that_was_answered_cannot_be_answered_otherwise() {
     let (mut desk, [head, second, _]) = offered();
     desk.does(attendee(2), decline(&head)).expect("declined");

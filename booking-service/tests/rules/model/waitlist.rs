@@ -30,6 +30,9 @@ impl Model {
         let n = self.find_entry(actor, event, id)?;
         match self.entries[n].state {
             EntryState::Left => {}
+            EntryState::Offered if self.lapsed_offer(event.id, |row| row.id == id).is_some() => {
+                return refused("STATE_CONFLICT", id);
+            }
             // Who leaves with an offer in hand turns it down.
             EntryState::Offered | EntryState::Declined => return self.decline(actor, event, id),
             EntryState::Waiting => {
