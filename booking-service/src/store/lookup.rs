@@ -101,14 +101,18 @@ async fn run<V: Clone + Send + 'static>(
         }
         let span = Span::for_many("lookup.batch", wanted.iter().map(|wanted| &wanted.span));
         wanted.iter().for_each(|wanted| wanted.span.joins(&span));
-        let (pool, connection) = (pool.clone(), kept.take());
-        let answering = tokio::spawn(span.enclose(answer(pool, connection, find, wanted)));
+        let answering = tokio::spawn(span.enclose(answer(pool.clone(), kept.take(), find, wanted)));
         kept = timeout(PATIENCE, answering).await.ok().and_then(Result::ok).flatten();
         statements += 1;
-        if statements == STATEMENTS {
+        if statements == STATEMENTS || is_exhausted(&pool) {
             (kept, statements) = (None, 0);
         }
     }
+}
+
+/// Whether all connections are taken: somebody else may be waiting for one.
+fn is_exhausted(pool: &PgPool) -> bool {
+    pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections()
 }
 
 /// Answers everybody, on this connection or on one of the pool, and gives it back if it can be used again.
