@@ -251,8 +251,10 @@ pub fn unavailable(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether the server refused with an ordinary ERROR, after which its session goes on: the transaction is undone.
-fn is_plain_refusal(error: &sqlx::Error) -> bool {
+/// Whether the server refused with an ordinary ERROR, after which its session goes on: the transaction is undone. FATAL and
+/// PANIC do not say so: they may come when the commit is written already, and recovery finds it.
+#[must_use]
+pub fn is_plain_refusal(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(cause) = error else { return false };
     let severity = cause.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::severity);
     severity == Some(PgSeverity::Error) && !unavailable(error)

@@ -9,6 +9,9 @@ use super::event::{Event, EventRecord};
 use super::registration::Registration;
 use super::waitlist::Entry;
 
+/// So many changes, and fewer, are written within seconds.
+const MANY: usize = 10_000;
+
 /// Rows in their final form: however often a batch touched a row, it is written once.
 #[derive(Clone, Debug, Default)]
 pub struct Effects {
@@ -39,14 +42,19 @@ impl Effects {
         self.changes.is_empty()
     }
 
+    /// Whether writing it can take minutes: an event ends, or much of its queue came in at once.
+    pub fn take_long(&self) -> bool {
+        !self.endings.is_empty() || self.changes.len() > MANY
+    }
+
     /// Whether it can all be written by one statement: there is nothing that takes long or that only an organizer does.
     pub fn are_one_statement(&self) -> bool {
         self.revised.is_empty() && self.deleted_events.is_empty() && self.endings.is_empty()
     }
 }
 
-/// The end of everything that a cancelled event has: too much to pass through memory, so it is carried out as one
-/// statement per table, after everything else of the batch.
+/// The end of everything that a cancelled event has: too much to pass through memory, so it is carried out by a
+/// statement of its own, after everything else of the batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ending {
     /// The cancelled event.

@@ -18,8 +18,8 @@ use crate::store::seating::{
     rule_out, was_committed, write_effects, write_if_unchanged,
 };
 
-/// How long the end of a cancelled event may take: longer than its statement is given.
-const ENDING_PATIENCE: Duration = Duration::from_secs(11 * 60);
+/// How long it may take to write what takes long: longer than its statement is given.
+const LONG_PATIENCE: Duration = Duration::from_secs(11 * 60);
 
 /// What became of a batch.
 pub(super) enum Attempt {
@@ -187,7 +187,7 @@ async fn apply(
         return Ok((verdicts, effects, None));
     }
     let mark = Mark::new(ids.new_id(), &effects);
-    let patience = if effects.endings.is_empty() { patience } else { ENDING_PATIENCE };
+    let patience = if effects.take_long() { LONG_PATIENCE } else { patience };
     let written = write_effects(connection, &loaded.versions, &effects, &mark);
     let last_versions = within(patience, written).await?;
     complete_endings(&mut verdicts, &effects.endings, &last_versions);

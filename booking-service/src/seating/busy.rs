@@ -2,17 +2,17 @@
 //!
 //! Its commands must not hold up those for other events, so its lock is taken if it is free and not waited for.
 //! But where several replicas rush one event its lock is hardly ever free, and whoever only looks in now and then would
-//! starve beside those who queue for it. So it is waited for again a few times, less often each time; who then still has
-//! the lock is no replica at work but a session that is stuck.
+//! starve beside those who queue for it. So it is waited for again, less often each time: who has the lock may be a session
+//! that is stuck, and may be replicas that hand it to one another.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// After how long an event is waited for again; doubled each time.
+/// After how long an event is waited for again.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// How often it is waited for again.
-const WAITS: u32 = 3;
+/// How often that pause is doubled: up to 4 s.
+const DOUBLINGS: u32 = 4;
 /// How often it is looked at in between.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -27,7 +27,7 @@ impl Busy {
     /// It was waited for in vain, perhaps not for the first time.
     pub(super) fn timed_out(before: Option<Self>, now: Instant) -> Self {
         let timeouts = before.map_or(0, |busy| busy.timeouts);
-        let wait_again = now + FIRST_PAUSE * (1 << timeouts.min(WAITS));
+        let wait_again = now + FIRST_PAUSE * (1 << timeouts.min(DOUBLINGS));
         Self { timeouts: timeouts.saturating_add(1), wait_again, look_again: now }
     }
 
@@ -38,7 +38,7 @@ impl Busy {
 
     /// Whether its lock may be waited for now.
     pub(super) fn may_wait(&self, now: Instant) -> bool {
-        self.timeouts <= WAITS && now >= self.wait_again
+        now >= self.wait_again
     }
 
     /// Whether it is time to look whether its lock is free.
@@ -48,11 +48,7 @@ impl Busy {
 
     /// When it is looked at or waited for next, if not now.
     pub(super) fn next(&self, now: Instant) -> Instant {
-        if self.timeouts <= WAITS && self.wait_again > now {
-            self.look_again.min(self.wait_again)
-        } else {
-            self.look_again
-        }
+        if self.wait_again > now { self.look_again.min(self.wait_again) } else { self.look_again }
     }
 
     /// Whether it was last found busy longer ago than that.
@@ -66,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_busy_event_is_waited_for_less_often_each_time_and_then_no_more() {
+    fn a_busy_event_is_waited_for_less_often_each_time_and_every_4_seconds_in_the_end() {
         let began = Instant::now();
         let at = |millis| began + Duration::from_millis(millis);
         let busy = Busy::timed_out(None, at(0));
@@ -75,8 +71,12 @@ mod tests {
         assert!(!busy.may_wait(at(749)) && busy.may_wait(at(750)));
         let busy = Busy::timed_out(Some(busy), at(750));
         assert!(!busy.may_wait(at(1_749)) && busy.may_wait(at(1_750)));
-        let busy = Busy::timed_out(Some(busy), at(1_750));
-        assert!(!busy.may_wait(at(1_000_000)));
+        let mut busy = Busy::timed_out(Some(busy), at(1_750));
+        assert!(!busy.may_wait(at(3_749)) && busy.may_wait(at(3_750)));
+        for _ in 0..100 {
+            busy = Busy::timed_out(Some(busy), at(10_000));
+            assert!(!busy.may_wait(at(13_999)) && busy.may_wait(at(14_000)));
+        }
     }
 
     #[test]

@@ -65,7 +65,9 @@ impl Batch {
         }
         let mut state = self.inbox.state();
         for &event_id in &self.events {
-            if last.len() < BATCH && !self.puts_back(event_id) {
+            let has_company = self.events.len() > 1;
+            if last.len() < BATCH && !self.puts_back(event_id) && !(has_company && state.is_revised(event_id))
+            {
                 state.take_from(event_id, BATCH - last.len(), last);
             }
         }
@@ -221,7 +223,7 @@ struct State {
     busy: HashSet<Uuid>,
     /// The busy event whose lock a runner waits for: one at a time, or many would keep all runners from the others.
     waited_for: Option<Uuid>,
-    /// Whether a busy event was waited for since others had their turn.
+    /// Whether busy events were waited for, or looked at, since others had their turn.
     others_first: bool,
     /// Commands of all events that no runner has.
     waiting: usize,
@@ -312,15 +314,15 @@ impl State {
             }
             !forgotten
         });
-        let may_wait = self.waited_for.is_none() && (!self.others_first || self.ready.is_empty());
+        let is_turn = !self.others_first || self.ready.is_empty();
         let mut until: Option<Instant> = None;
         let (mut again, mut look) = (None, Vec::new());
         for &event_id in &self.busy {
             let event = self.events.get(&event_id).filter(|event| event.wants_a_runner());
             let Some(busy) = event.and_then(|event| event.busy) else { continue };
-            if may_wait && busy.may_wait(now) {
+            if is_turn && self.waited_for.is_none() && busy.may_wait(now) {
                 again = Some(event_id);
-            } else if busy.may_look(now) {
+            } else if is_turn && busy.may_look(now) {
                 look.push(event_id);
             } else {
                 until = Some(until.map_or(busy.next(now), |until| until.min(busy.next(now))));
@@ -339,35 +341,44 @@ impl State {
             if commands.len() >= BATCH {
                 break;
             }
+            let is_revised = self.is_revised(event_id);
+            if is_revised && !events.is_empty() {
+                continue;
+            }
             self.take_from(event_id, BUSY_BATCH.min(BATCH - commands.len()), &mut commands);
             events.push(event_id);
+            if is_revised {
+                break;
+            }
         }
         if events.is_empty() {
             Next::Nothing { until }
         } else {
+            self.others_first = true;
             self.batch(commands, events, Locking::IfFree)
         }
     }
 
     /// Takes commands of the events whose turn it is.
     fn take_ready(&mut self) -> Option<Next> {
-        let (mut events, mut crowds) = (Vec::new(), Vec::new());
+        let (mut events, mut later) = (Vec::new(), Vec::new());
         let mut commands = Vec::new();
         while commands.len() < BATCH
             && let Some(event_id) = self.ready.pop_front()
         {
             let is_crowd = self.events.get(&event_id).is_some_and(|event| event.commands.len() >= CROWD);
-            if is_crowd && !events.is_empty() {
-                crowds.push(event_id);
+            let stands_alone = is_crowd || self.is_revised(event_id);
+            if stands_alone && !events.is_empty() {
+                later.push(event_id);
                 continue;
             }
             self.take_from(event_id, BATCH - commands.len(), &mut commands);
             events.push(event_id);
-            if is_crowd {
+            if stands_alone {
                 break;
             }
         }
-        for event_id in crowds.into_iter().rev() {
+        for event_id in later.into_iter().rev() {
             self.ready.push_front(event_id);
         }
         if events.is_empty() {
@@ -381,6 +392,14 @@ impl State {
         let busy = |id| self.events.get(id).is_some_and(Waiting::wants_a_runner);
         let more = !self.ready.is_empty() || self.busy.iter().any(busy);
         Next::Batch { commands, events, locking, more }
+    }
+
+    /// Whether an organizer's command is among the next for this event. It gets a batch of its own: to end an event, or to seat
+    /// its queue, can take minutes, and whatever else is in the transaction is locked as long.
+    fn is_revised(&self, event_id: Uuid) -> bool {
+        self.events
+            .get(&event_id)
+            .is_some_and(|event| event.commands.iter().take(BATCH).any(|next| next.command.revises_event()))
     }
 
     /// Takes up to `limit` commands of an event, without those that nobody waits for.

@@ -195,7 +195,7 @@ impl Seating {
         }
     }
 
-    /// Takes no more commands, finishes those that were accepted, and returns when the last one is answered.
+    /// Takes no more commands, finishes those that were accepted, and returns when the last one is decided.
     pub async fn drain(&self) {
         self.inbox.close();
         self.runners.wait().await;

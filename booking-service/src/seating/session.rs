@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use service_core::database::{retryable, unavailable};
+use service_core::database::{is_plain_refusal, retryable, unavailable};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::time::{Instant, timeout};
@@ -51,12 +51,12 @@ impl Setback {
         matches!(self, Self::Passing { lost: true, .. })
     }
 
-    /// Whether the server says itself that the statement failed. Otherwise what became of it is not known.
+    /// Whether the server says itself that nothing of the statement is left. Otherwise what became of it is not known.
     pub(super) fn is_answer(&self) -> bool {
         match self {
             Self::Busy => true,
             Self::Passing { lost, .. } => !lost,
-            Self::Unforeseen(StoreError::Database(cause)) => cause.as_database_error().is_some(),
+            Self::Unforeseen(StoreError::Database(cause)) => is_plain_refusal(cause),
             Self::Unforeseen(_) => false,
         }
     }
@@ -74,7 +74,7 @@ impl From<StoreError> for Setback {
             || code.starts_with(SYSTEM_ERROR)
             || code == QUERY_CANCELED
         {
-            Self::Passing { code: code.into_owned(), lost: false }
+            Self::Passing { code: code.into_owned(), lost: !is_plain_refusal(cause) }
         } else if unavailable(cause) {
             let code = if code.is_empty() { "connection".to_owned() } else { code.into_owned() };
             Self::Passing { code, lost: true }

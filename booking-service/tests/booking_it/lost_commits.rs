@@ -39,6 +39,22 @@ async fn a_commit_whose_answer_is_lost_is_found_and_not_done_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_fails_as_it_commits_is_not_taken_for_one_that_has_refused() {
+    let (system, proxy) = behind_a_proxy(|_| {}).await;
+    let event = system.event(3).await;
+    let ada = system.attendee();
+    for _ in 0..2 {
+        proxy.faults.panic_after_commit.store(1, Ordering::SeqCst);
+        let registration = ada.seat(&event).await;
+        assert_eq!(proxy.faults.panic_after_commit.load(Ordering::SeqCst), 0, "it failed");
+        assert_eq!(ada.registration(&registration.registration_id).await.unwrap(), registration);
+        proxy.faults.panic_after_commit.store(1, Ordering::SeqCst);
+        ada.cancel(&registration.registration_id).await.unwrap();
+    }
+    system.assert_consistent(&event).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_never_arrived_is_done_again_once() {
     let (system, proxy) = behind_a_proxy(|_| {}).await;
     let event = system.event(2).await;

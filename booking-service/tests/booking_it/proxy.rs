@@ -25,11 +25,16 @@ pub(crate) struct Faults {
     pub(crate) before_commit: Arc<AtomicUsize>,
     /// The server has committed, and its answer is lost.
     pub(crate) after_commit: Arc<AtomicUsize>,
+    /// The server has committed, and its answer is that it cannot go on.
+    pub(crate) panic_after_commit: Arc<AtomicUsize>,
     /// The replica's end is closed as with `before_commit`, and the server hears of it when it is all over.
     pub(crate) late_commit: Arc<AtomicUsize>,
     /// What the server is still to hear of.
     late: Arc<Mutex<Vec<Late>>>,
 }
+
+/// What PostgreSQL says when it fails in the middle of a commit, before it starts anew and finds what was written of it.
+const PANIC: &[u8] = b"SPANIC\0VPANIC\0C58030\0Mcould not flush the log\0\0";
 
 /// A request that the server has not heard of, and the connection on which it will.
 type Late = (Vec<u8>, OwnedWriteHalf, OwnedReadHalf);
@@ -115,12 +120,12 @@ async fn pass(client: TcpStream, server: TcpStream, faults: Faults) {
     let (from_client, to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let mut held_back = None;
-    let swallow = CancellationToken::new();
+    let (swallow, panics) = (CancellationToken::new(), CancellationToken::new());
     let mut down = faults.down.subscribe();
     tokio::select! {
         _ = down.wait_for(|down| *down) => {}
-        late = requests(from_client, &mut to_server, &faults, &swallow) => held_back = late,
-        () = answers(&mut from_server, to_client, &swallow) => {}
+        late = requests(from_client, &mut to_server, &faults, &swallow, &panics) => held_back = late,
+        () = answers(&mut from_server, to_client, &swallow, &panics) => {}
     }
     if let Some(request) = held_back {
         faults.late.lock().unwrap().push((request, to_server, from_server));
@@ -156,6 +161,7 @@ async fn requests(
     to: &mut OwnedWriteHalf,
     faults: &Faults,
     swallow: &CancellationToken,
+    panics: &CancellationToken,
 ) -> Option<Vec<u8>> {
     let mut session = Session::default();
     let mut buffer = vec![0; 65_536];
@@ -172,16 +178,29 @@ async fn requests(
         if commit && take(&faults.after_commit) {
             swallow.cancel();
         }
+        if commit && take(&faults.panic_after_commit) {
+            panics.cancel();
+        }
         if to.write_all(request).await.is_err() {
             return None;
         }
     }
 }
 
-async fn answers(from: &mut OwnedReadHalf, mut to: OwnedWriteHalf, swallow: &CancellationToken) {
+async fn answers(
+    from: &mut OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    swallow: &CancellationToken,
+    panics: &CancellationToken,
+) {
     let mut buffer = vec![0; 65_536];
     loop {
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        if panics.is_cancelled() {
+            let length = u32::try_from(PANIC.len() + 4).unwrap().to_be_bytes();
+            let _ = to.write_all(&[b"E", &length[..], PANIC].concat()).await;
+            return;
+        }
         // This is the answer to COMMIT: it is done, and nobody hears of it.
         if swallow.is_cancelled() || to.write_all(&buffer[..read]).await.is_err() {
             return;

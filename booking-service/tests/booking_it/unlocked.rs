@@ -125,6 +125,20 @@ async fn one_of_many_events_that_has_changed_is_enough_for_nothing_to_be_written
 }
 
 #[tokio::test]
+async fn what_was_read_too_long_ago_is_not_written() {
+    let system = System::with_replicas(1).await;
+    let event = system.event(5).await;
+    let mut session = session(&system).await;
+    let mut old = read(&system, &mut session, &event).await;
+    let time = old.decision.effects.changes[0].time;
+    old.decision.effects.changes[0].time = time - Duration::from_secs(6);
+    assert!(!write(&mut session, &old).await);
+    old.decision.effects.changes[0].time = time;
+    assert!(write(&mut session, &old).await);
+    system.assert_consistent(&event).await;
+}
+
+#[tokio::test]
 async fn what_was_ruled_out_is_never_written_and_what_is_read_afterwards_is() {
     let system = System::with_replicas(1).await;
     let event = system.event(5).await;

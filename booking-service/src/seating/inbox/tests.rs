@@ -11,6 +11,10 @@ fn command(event: u128, registration: u128) -> (Pending, Receiver<Answer>) {
     pending(event, action)
 }
 
+fn end_of(event: u128) -> (Pending, Receiver<Answer>) {
+    pending(event, Action::CancelEvent { reason: String::new(), etag: None })
+}
+
 fn pending(event: u128, action: Action) -> (Pending, Receiver<Answer>) {
     let (reply, answer) = oneshot::channel();
     let command = Command { event_id: Uuid::from_u128(event), actor: Actor::SYSTEM, action };
@@ -127,12 +131,42 @@ async fn nobody_is_let_in_ahead_of_what_was_put_back_or_behind_the_end_of_an_eve
     push(command(1, 2));
     batch.let_in(&mut part);
     assert_eq!(part.len(), 2);
-    push(pending(2, Action::CancelEvent { reason: String::new(), etag: None }));
+    push(end_of(2));
     push(command(2, 2));
     batch.let_in(&mut part);
-    assert_eq!(part.len(), 3);
-    batch.let_in(&mut part);
-    assert_eq!(part.len(), 3);
+    assert_eq!(part.len(), 2, "not beside another event");
+    drop(batch);
+    drop(next(&inbox).await);
+    let mut alone = next(&inbox).await;
+    let mut part = std::mem::take(&mut alone.commands);
+    assert_eq!(part.len(), 1);
+    alone.let_in(&mut part);
+    assert_eq!(part.len(), 1);
+}
+
+#[tokio::test]
+async fn what_an_organizer_changes_has_a_batch_of_its_own() {
+    let (inbox, mut answers) = inbox(10_000, &[(1, 1), (2, 1)]);
+    let mut push = |pending: (Pending, Receiver<Answer>)| {
+        inbox.push(pending.0).unwrap();
+        answers.push(pending.1);
+    };
+    push(end_of(2));
+    push(command(3, 0));
+    let (mut others, mut alone) = (next(&inbox).await, next(&inbox).await);
+    assert_eq!((shape(&others), shape(&alone)), (vec![(1, 1), (3, 1)], vec![(2, 2)]));
+    // Nor is it looked at together with others, when they are busy.
+    others.timed_out();
+    others.give_up();
+    alone.timed_out();
+    alone.give_up();
+    let mut looks = [next(&inbox).await, next(&inbox).await].map(|look| {
+        let mut shape = shape(&look);
+        shape.sort_unstable();
+        (look.locking, shape)
+    });
+    looks.sort_by_key(|(_, shape)| shape.len());
+    assert_eq!(looks, [(Locking::IfFree, vec![(2, 2)]), (Locking::IfFree, vec![(1, 1), (3, 1)])]);
 }
 
 #[tokio::test]
@@ -208,31 +242,34 @@ async fn of_many_busy_events_one_is_waited_for_at_a_time_and_others_have_their_t
     look_in_vain(&inbox).await;
     let waits = next_after(&inbox, Duration::from_millis(300)).unwrap();
     assert_eq!((shape(&waits).len(), waits.locking), (1, Locking::Wait));
-    let (other, answer) = command(99, 0);
-    inbox.push(other).unwrap();
-    answers.push(answer);
+    let mut push = |event| {
+        let (other, answer) = command(event, 0);
+        inbox.push(other).unwrap();
+        answers.push(answer);
+    };
+    push(99);
+    let turn = next_after(&inbox, Duration::from_millis(300)).unwrap();
+    assert_eq!(shape(&turn), [(99, 1)], "before others had their turn, nobody looks");
+    drop(turn);
     let looks = next_after(&inbox, Duration::from_millis(300)).unwrap();
     assert_eq!(
         (shape(&looks).len(), looks.locking),
         (19, Locking::IfFree),
         "a second runner waits for no other"
     );
-    let turn = next_after(&inbox, Duration::from_millis(300)).unwrap();
-    assert_eq!(shape(&turn), [(99, 1)]);
-    drop(turn);
+    push(99);
     looks.give_up();
-    let (other, answer) = command(99, 1);
-    inbox.push(other).unwrap();
-    answers.push(answer);
     waits.give_up();
+    let turn = next_after(&inbox, Duration::from_millis(300)).unwrap();
+    assert_eq!(shape(&turn), [(99, 1)], "nor does the only one wait, after looking");
+    drop(turn);
+    push(99);
     let waits = next_after(&inbox, Duration::from_millis(300)).unwrap();
     assert_eq!((shape(&waits).len(), waits.locking), (1, Locking::Wait));
     assert_ne!(shape(&waits), [(99, 1)]);
     waits.give_up();
-    let looks = next_after(&inbox, Duration::from_millis(300)).unwrap();
-    assert_eq!(looks.locking, Locking::IfFree);
     let turn = next_after(&inbox, Duration::from_millis(300)).unwrap();
-    assert_eq!(shape(&turn), [(99, 1)], "nor does the only one wait again before others had their turn");
+    assert_eq!(shape(&turn), [(99, 1)], "or after waiting");
 }
 
 #[tokio::test]
@@ -275,7 +312,7 @@ async fn that_an_event_was_busy_is_remembered_for_a_while() {
 #[tokio::test]
 async fn a_batch_ends_with_the_end_of_an_event() {
     let (inbox, mut answers) = inbox(10_000, &[(1, 1)]);
-    let (end, answer) = pending(1, Action::CancelEvent { reason: String::new(), etag: None });
+    let (end, answer) = end_of(1);
     inbox.push(end).unwrap();
     answers.push(answer);
     let (behind, answer) = command(1, 7);

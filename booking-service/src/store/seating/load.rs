@@ -16,7 +16,7 @@ use crate::domain::facts::{Facts, HeadsWanted, Wanted};
 use crate::domain::registration::Registration;
 use crate::domain::waitlist::Entry;
 
-/// An event as it was when its facts were read: whoever changes anything of it raises one of the two.
+/// An event as it was when its facts were read: whoever changes anything that the rules read of it raises one of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventVersion {
     /// The event.

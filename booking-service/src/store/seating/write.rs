@@ -1,6 +1,7 @@
 //! The effects of a batch, in bulk.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -15,6 +16,10 @@ use crate::domain::command::RequestKey;
 use crate::domain::effects::Effects;
 use crate::domain::event::EventRecord;
 use crate::domain::registration::Labels;
+
+/// For how long what was read without a lock is true enough to be written, by the database's clock. A replica that stands
+/// still in between must not let somebody in long after registration has closed.
+const FACTS_LIVE: Duration = Duration::from_secs(5);
 
 /// How to find out later whether a batch was committed: rows that this attempt, and no other, has written, one for each
 /// event that it changed. (One alone might be gone by then: a rehearsal removes its private event.)
@@ -50,8 +55,8 @@ impl Mark {
 }
 
 /// Writes effects of one statement (see [`Effects::are_one_statement`]) in a transaction of its own, in one round trip, if
-/// these events, all that the facts are about, are what they were when the facts were read. `false`: they are not, and
-/// nothing was written.
+/// these events, all that the facts are about, are what they were when the facts were read, not long ago. `false`: they are
+/// not, and nothing was written.
 ///
 /// # Errors
 /// Whatever the database says. If it says nothing, it may have written and committed, or may yet: see [`rule_out`].
@@ -61,7 +66,8 @@ pub async fn write_if_unchanged(
     effects: &Effects,
     mark: &Mark,
 ) -> Result<bool, StoreError> {
-    Ok(write(connection, versions, effects, mark).await?.is_some())
+    let until = effects.changes.first().map(|change| change.time + FACTS_LIVE);
+    Ok(write(connection, versions, until, effects, mark).await?.is_some())
 }
 
 /// Whether these events are still what they were when the facts were read: then all that was read of them since is true
@@ -111,20 +117,20 @@ pub async fn write_effects(
     effects: &Effects,
     mark: &Mark,
 ) -> Result<Vec<i64>, StoreError> {
+    if effects.take_long() {
+        // As long as it takes: a million registrations end in about a minute.
+        sqlx::query!("SET LOCAL statement_timeout = '10min'").execute(&mut *connection).await?;
+    }
     // A new capacity and the seats that it leaves go in together: the counters alone could exceed the old one.
     for record in &effects.revised {
         revise_event(&mut *connection, record).await?;
     }
     let changed = || StoreError::Inconsistent { table: "events", what: "changed under its lock".to_owned() };
-    let batch = write(&mut *connection, versions, effects, mark).await?.ok_or_else(changed)?;
+    let batch = write(&mut *connection, versions, None, effects, mark).await?.ok_or_else(changed)?;
     if !effects.deleted_events.is_empty() {
         sqlx::query!("DELETE FROM events WHERE id = ANY($1)", &effects.deleted_events)
             .execute(&mut *connection)
             .await?;
-    }
-    if !effects.endings.is_empty() {
-        // As long as it takes: a million registrations end in about a minute.
-        sqlx::query!("SET LOCAL statement_timeout = '10min'").execute(&mut *connection).await?;
     }
     let mut last_versions = Vec::with_capacity(effects.endings.len());
     for ending in &effects.endings {
@@ -163,7 +169,8 @@ pub async fn was_committed(connection: &mut PgConnection, mark: &Mark) -> Result
 /// Arrays are opened one by one, in a list of columns: `FROM unnest(a, b)` keeps each in a store of its own before it is read.
 /// Whatever is new is written from `ready`: the number itself, or whatever `$before` makes of it, then `drawn`.
 macro_rules! query_write {
-    ($drawn:literal, $before:literal, $versions:ident, $effects:ident, $attempts:ident $(, $argument:expr)* $(,)?) => {
+    ($drawn:literal, $before:literal, $versions:ident, $until:ident, $effects:ident, $attempts:ident $(, $argument:expr)*
+     $(,)?) => {
         sqlx::query_scalar!(
             r#"
             WITH locked AS MATERIALIZED (
@@ -174,7 +181,8 @@ macro_rules! query_write {
                  ORDER BY e.id FOR UPDATE OF e
             ), "# + $drawn + r#" AS MATERIALIZED (
                 SELECT nextval('change_batches') AS batch
-                 WHERE (SELECT count(*) FROM locked) = cardinality($1::uuid[])
+                 WHERE (SELECT count(*) FROM locked WHERE COALESCE(clock_timestamp() < $11::timestamptz, true))
+                       = cardinality($1::uuid[])
             ), "# + $before + r#"counters AS (
                 UPDATE events e
                    SET seats_remaining = c.seats_remaining, waitlist_size = c.waitlist_size,
@@ -191,12 +199,12 @@ macro_rules! query_write {
                 SELECT r.event_id, r.id, r.user_id, r.seats, r.state, r.hold_expire_time, r.waitlist_entry_id,
                        r.labels::jsonb, r.request_actor_id, r.request_id, r.request_fingerprint, $10::timestamptz,
                        $10::timestamptz, CASE WHEN r.state = 'CONFIRMED' THEN $10::timestamptz END
-                  FROM (SELECT unnest($11::uuid[]) AS event_id, unnest($12::uuid[]) AS id,
-                               unnest($13::uuid[]) AS user_id, unnest($14::int[]) AS seats,
-                               unnest($15::text[]) AS state, unnest($16::timestamptz[]) AS hold_expire_time,
-                               unnest($17::uuid[]) AS waitlist_entry_id, unnest($18::text[]) AS labels,
-                               unnest($19::uuid[]) AS request_actor_id, unnest($20::uuid[]) AS request_id,
-                               unnest($21::bytea[]) AS request_fingerprint) AS r
+                  FROM (SELECT unnest($12::uuid[]) AS event_id, unnest($13::uuid[]) AS id,
+                               unnest($14::uuid[]) AS user_id, unnest($15::int[]) AS seats,
+                               unnest($16::text[]) AS state, unnest($17::timestamptz[]) AS hold_expire_time,
+                               unnest($18::uuid[]) AS waitlist_entry_id, unnest($19::text[]) AS labels,
+                               unnest($20::uuid[]) AS request_actor_id, unnest($21::uuid[]) AS request_id,
+                               unnest($22::bytea[]) AS request_fingerprint) AS r
                  CROSS JOIN ready
             ), queued AS (
                 INSERT INTO waitlist_entries (event_id, position, id, user_id, seats, state, offer_expire_time,
@@ -205,23 +213,23 @@ macro_rules! query_write {
                 SELECT w.event_id, w.position, w.id, w.user_id, w.seats, w.state, w.offer_expire_time,
                        w.registration_id, w.labels::jsonb, w.request_actor_id, w.request_id, w.request_fingerprint,
                        $10::timestamptz, $10::timestamptz
-                  FROM (SELECT unnest($22::uuid[]) AS event_id, unnest($23::bigint[]) AS position,
-                               unnest($24::uuid[]) AS id, unnest($25::uuid[]) AS user_id, unnest($26::int[]) AS seats,
-                               unnest($27::text[]) AS state, unnest($28::timestamptz[]) AS offer_expire_time,
-                               unnest($29::uuid[]) AS registration_id, unnest($30::text[]) AS labels,
-                               unnest($31::uuid[]) AS request_actor_id, unnest($32::uuid[]) AS request_id,
-                               unnest($33::bytea[]) AS request_fingerprint) AS w
+                  FROM (SELECT unnest($23::uuid[]) AS event_id, unnest($24::bigint[]) AS position,
+                               unnest($25::uuid[]) AS id, unnest($26::uuid[]) AS user_id, unnest($27::int[]) AS seats,
+                               unnest($28::text[]) AS state, unnest($29::timestamptz[]) AS offer_expire_time,
+                               unnest($30::uuid[]) AS registration_id, unnest($31::text[]) AS labels,
+                               unnest($32::uuid[]) AS request_actor_id, unnest($33::uuid[]) AS request_id,
+                               unnest($34::bytea[]) AS request_fingerprint) AS w
                  CROSS JOIN ready
             ), logged AS (
                 INSERT INTO changes (event_id, version, actor_id, actor_role, action, entity_id, subject_id, details,
                                      change_time, batch, attempt)
                 SELECT l.event_id, l.version, l.actor_id, l.actor_role, l.action, l.entity_id, l.subject_id,
                        l.details::jsonb, $10::timestamptz, ready.batch, l.attempt
-                  FROM (SELECT unnest($34::uuid[]) AS event_id, unnest($35::bigint[]) AS version,
-                               unnest($36::uuid[]) AS actor_id, unnest($37::text[]) AS actor_role,
-                               unnest($38::text[]) AS action, unnest($39::uuid[]) AS entity_id,
-                               unnest($40::uuid[]) AS subject_id, unnest($41::text[]) AS details,
-                               unnest($42::uuid[]) AS attempt) AS l
+                  FROM (SELECT unnest($35::uuid[]) AS event_id, unnest($36::bigint[]) AS version,
+                               unnest($37::uuid[]) AS actor_id, unnest($38::text[]) AS actor_role,
+                               unnest($39::text[]) AS action, unnest($40::uuid[]) AS entity_id,
+                               unnest($41::uuid[]) AS subject_id, unnest($42::text[]) AS details,
+                               unnest($43::uuid[]) AS attempt) AS l
                  CROSS JOIN ready
             )
             SELECT batch AS "batch!" FROM ready
@@ -237,6 +245,7 @@ macro_rules! query_write {
             &column(&$effects.events, |e| e.version),
             // Everything in a batch happens at the one moment that its facts were read.
             $effects.changes.first().map(|change| change.time),
+            $until,
             &column(&$effects.new_registrations, |r| r.event_id),
             &column(&$effects.new_registrations, |r| r.id),
             &column(&$effects.new_registrations, |r| r.user_id),
@@ -274,10 +283,11 @@ macro_rules! query_write {
     };
 }
 
-/// Writes a batch if its events are what they were, and gives its number.
+/// Writes a batch if its events are what they were, and it is not yet `until`, and gives its number.
 async fn write(
     connection: &mut PgConnection,
     versions: &[EventVersion],
+    until: Option<OffsetDateTime>,
     effects: &Effects,
     mark: &Mark,
 ) -> Result<Option<i64>, StoreError> {
@@ -285,7 +295,7 @@ async fn write(
     let (registrations, entries) = (&effects.changed_registrations, &effects.changed_entries);
     if registrations.is_empty() && entries.is_empty() {
         // The rush. What is not there need not be set up.
-        let write = query_write!("ready", "", versions, effects, attempts);
+        let write = query_write!("ready", "", versions, until, effects, attempts);
         return Ok(write.fetch_optional(connection).await?);
     }
     // What ends comes before what begins: a cancelled registration must be out of the unique index of active ones
@@ -296,10 +306,10 @@ async fn write(
                 UPDATE registrations r
                    SET state = c.state, update_time = c.update_time, confirm_time = c.confirm_time,
                        cancel_time = c.cancel_time, check_in_time = c.check_in_time
-                  FROM (SELECT unnest($43::uuid[]) AS event_id, unnest($44::uuid[]) AS id, unnest($45::text[]) AS state,
-                               unnest($46::timestamptz[]) AS update_time, unnest($47::timestamptz[]) AS confirm_time,
-                               unnest($48::timestamptz[]) AS cancel_time,
-                               unnest($49::timestamptz[]) AS check_in_time) AS c
+                  FROM (SELECT unnest($44::uuid[]) AS event_id, unnest($45::uuid[]) AS id, unnest($46::text[]) AS state,
+                               unnest($47::timestamptz[]) AS update_time, unnest($48::timestamptz[]) AS confirm_time,
+                               unnest($49::timestamptz[]) AS cancel_time,
+                               unnest($50::timestamptz[]) AS check_in_time) AS c
                  CROSS JOIN drawn
                  WHERE r.event_id = c.event_id AND r.id = c.id
                 RETURNING 1
@@ -307,10 +317,10 @@ async fn write(
                 UPDATE waitlist_entries w
                    SET state = c.state, update_time = c.update_time, offer_expire_time = c.offer_expire_time,
                        registration_id = c.registration_id
-                  FROM (SELECT unnest($50::uuid[]) AS event_id, unnest($51::bigint[]) AS position,
-                               unnest($52::text[]) AS state, unnest($53::timestamptz[]) AS update_time,
-                               unnest($54::timestamptz[]) AS offer_expire_time,
-                               unnest($55::uuid[]) AS registration_id) AS c
+                  FROM (SELECT unnest($51::uuid[]) AS event_id, unnest($52::bigint[]) AS position,
+                               unnest($53::text[]) AS state, unnest($54::timestamptz[]) AS update_time,
+                               unnest($55::timestamptz[]) AS offer_expire_time,
+                               unnest($56::uuid[]) AS registration_id) AS c
                  CROSS JOIN drawn
                  WHERE w.event_id = c.event_id AND w.position = c.position
                 RETURNING 1
@@ -319,6 +329,7 @@ async fn write(
                  WHERE (SELECT count(*) FROM registrations_changed) + (SELECT count(*) FROM entries_changed) >= 0
             ), "#,
         versions,
+        until,
         effects,
         attempts,
         &column(registrations, |r| r.event_id),
