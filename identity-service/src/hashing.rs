@@ -60,6 +60,9 @@ pub struct PasswordHasher {
     decoy: String,
     /// One permit for each hash that runs or waits.
     places: Arc<Semaphore>,
+    /// One permit for each of those that is for somebody who signs up: they take half of the places at most, so that who is
+    /// known already gets in.
+    newcomers: Arc<Semaphore>,
     /// One permit for each hash that runs.
     threads: Arc<Semaphore>,
     /// What the threads do next. They end with it.
@@ -82,11 +85,13 @@ impl PasswordHasher {
         // Shown from the start on: an alert on a rise needs the value before it.
         metrics::counter!("password_hashes_refused_total").increment(0);
         let decoy = hash(&argon2, entropy.as_ref(), &nobodys, &mut Vec::new())?;
+        let places = limits.threads.saturating_add(limits.waiting);
         Ok(Self {
             argon2,
             entropy,
             decoy,
-            places: Arc::new(Semaphore::new(limits.threads.saturating_add(limits.waiting))),
+            places: Arc::new(Semaphore::new(places)),
+            newcomers: Arc::new(Semaphore::new(places.div_ceil(2))),
             threads: Arc::new(Semaphore::new(limits.threads)),
             jobs: start_threads(limits.threads)?,
         })
@@ -99,6 +104,15 @@ impl PasswordHasher {
     pub async fn hash(&self, password: Password) -> Result<String, HashError> {
         let (argon2, entropy) = (self.argon2.clone(), self.entropy.clone());
         self.run("hash", move |memory| hash(&argon2, entropy.as_ref(), password.as_bytes(), memory)).await
+    }
+
+    /// The same for somebody who signs up.
+    ///
+    /// # Errors
+    /// [`HashError`]; overloaded already if half of the places are taken by others who sign up.
+    pub async fn hash_newcomers(&self, password: Password) -> Result<String, HashError> {
+        let _place = place(&self.newcomers)?;
+        self.hash(password).await
     }
 
     /// Whether `password` is the one that `stored` was made of. Without a stored hash it is not, after the
@@ -144,13 +158,7 @@ impl PasswordHasher {
         kind: &'static str,
         work: impl FnOnce(&mut Vec<Block>) -> Result<T, HashError> + Send + 'static,
     ) -> Result<T, HashError> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|error| match error {
-            TryAcquireError::NoPermits => {
-                metrics::counter!("password_hashes_refused_total").increment(1);
-                HashError::Overloaded
-            }
-            TryAcquireError::Closed => failed(error),
-        })?;
+        let place = place(&self.places)?;
         let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(failed)?;
         let permits: (OwnedSemaphorePermit, OwnedSemaphorePermit) = (place, thread);
         let (answer, answered) = oneshot::channel();
@@ -166,6 +174,17 @@ impl PasswordHasher {
         self.jobs.send(Box::new(job)).map_err(failed)?;
         answered.await.map_err(failed)?
     }
+}
+
+/// Takes one of the places, if one is free.
+fn place(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, HashError> {
+    Arc::clone(places).try_acquire_owned().map_err(|error| match error {
+        TryAcquireError::NoPermits => {
+            metrics::counter!("password_hashes_refused_total").increment(1);
+            HashError::Overloaded
+        }
+        TryAcquireError::Closed => failed(error),
+    })
 }
 
 impl std::fmt::Debug for PasswordHasher {
@@ -337,6 +356,14 @@ mod tests {
         assert_eq!(hasher.places.available_permits(), 1, "who goes away makes room");
         running.abort();
         assert_eq!(hasher.threads.available_permits(), 0, "what runs keeps its thread, whoever listens");
+
+        let first = hasher.newcomers.clone().try_acquire_many_owned(2).expect("half of three, rounded up");
+        let refused = hasher.hash_newcomers(password("vjq7 x2wz")).await;
+        assert!(
+            matches!(refused, Err(HashError::Overloaded)),
+            "the place that is left is not for who signs up"
+        );
+        drop(first);
 
         release.send(()).unwrap();
         let [_, second] = <[_; 2]>::try_from(waiting).unwrap();

@@ -11,7 +11,7 @@ use axum::routing::get;
 
 use crate::signing::KeyRing;
 
-/// Verifiers fetch the keys about once a minute; a cache in between must not make that longer.
+/// Verifiers fetch the keys about once a minute; with a cache in between they know a new one after two.
 const CACHE: &str = "public, max-age=60";
 
 const JWKS_PATH: &str = "/.well-known/jwks.json";

@@ -37,7 +37,8 @@ struct Arrived {
     /// How many have expired.
     gone: u64,
     revocations: VecDeque<StoredRevocation>,
-    ids: HashSet<i64>,
+    /// The same ones. Not their ids alone: a database that was restored gives those again.
+    seen: HashSet<StoredRevocation>,
 }
 
 impl Default for RevocationFeed {
@@ -106,7 +107,7 @@ impl RevocationFeed {
     fn learn(&self, look: Look, now: OffsetDateTime) {
         let mut arrived = self.arrived();
         let news: Vec<_> =
-            look.revocations.into_iter().filter(|stored| arrived.ids.insert(stored.id)).collect();
+            look.revocations.into_iter().filter(|stored| arrived.seen.insert(*stored)).collect();
         self.known.add(news.iter().map(known));
         arrived.revocations.extend(news);
         if arrived.forget_expired(now) {
@@ -130,7 +131,7 @@ impl Arrived {
     fn forget_expired(&mut self, now: OffsetDateTime) -> bool {
         let before = self.gone;
         while let Some(expired) = self.revocations.pop_front_if(|first| first.expire_time <= now) {
-            self.ids.remove(&expired.id);
+            self.seen.remove(&expired);
             self.gone += 1;
         }
         self.gone > before
@@ -181,6 +182,17 @@ mod tests {
         assert_eq!((ids(&feed, 0), ids(&feed, 2)), (vec![1, 3, 2, 4], vec![2, 4]));
         assert_eq!(feed.after(0).1, 4);
         assert!(ids(&feed, 4).is_empty());
+    }
+
+    #[test]
+    fn an_id_that_a_restored_database_gives_again_is_another_revocation() {
+        let feed = RevocationFeed::default();
+        let later = NOW + Duration::from_secs(60);
+        feed.learn(look(&[1, 2], later), NOW);
+        let mut restored = look(&[1, 2], later);
+        restored.revocations[1].revocation.user_id = Uuid::max();
+        feed.learn(restored, NOW);
+        assert_eq!(ids(&feed, 0), [1, 2, 2]);
     }
 
     #[test]

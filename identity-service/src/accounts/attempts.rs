@@ -12,7 +12,7 @@ use crate::store::{self, FailureKey};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keys {
     pub(super) account: FailureKey,
-    address: Option<FailureKey>,
+    pub(super) address: Option<FailureKey>,
 }
 
 impl Accounts {

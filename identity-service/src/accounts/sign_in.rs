@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use uuid::Uuid;
 
+use super::attempts::Keys;
 use super::{Accounts, RefreshToken, SessionTokens};
 use crate::domain::{Email, Error, Password, Result};
 use crate::store::{self, Credentials, FailureKey, NewSession};
@@ -45,7 +46,7 @@ impl Accounts {
             let stored = found.as_ref().map(|found| found.password_hash.as_str());
             let right = self.hasher.verify(request.password.clone(), stored).await?;
             let Some(found) = found.filter(|found| right && found.user.active) else { break };
-            if let Some(tokens) = self.begin_session(keys.account, &found, &request.user_agent).await? {
+            if let Some(tokens) = self.begin_session(keys, &found, &request.user_agent).await? {
                 self.renew_hash(&found, request.password).await;
                 tracing::info!(user_id = %found.user.id, "signed in");
                 return Ok(tokens);
@@ -58,7 +59,7 @@ impl Accounts {
     /// deactivated since it was judged.
     async fn begin_session(
         &self,
-        account: FailureKey,
+        keys: Keys,
         judged: &Credentials,
         user_agent: &str,
     ) -> Result<Option<SessionTokens>> {
@@ -72,7 +73,9 @@ impl Accounts {
             expire_time: self.sessions.expire_time(act.time, act.time),
             act,
         };
-        let begun = store::begin_session(&self.pool, account, &judged.password_hash, &session).await?;
+        let begun =
+            store::begin_session(&self.pool, keys.account, keys.address, &judged.password_hash, &session)
+                .await?;
         let Some(user) = begun else { return Ok(None) };
         let access = self
             .tokens

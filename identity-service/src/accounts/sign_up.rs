@@ -28,7 +28,7 @@ impl Accounts {
         let user = NewUser {
             id: self.sources.ids.new_id(),
             email: request.email,
-            password_hash: self.hasher.hash(request.password.into_inner()).await?,
+            password_hash: self.hasher.hash_newcomers(request.password.into_inner()).await?,
             display_name: request.display_name,
             role: request.role,
             create_time: self.now(),

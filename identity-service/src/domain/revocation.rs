@@ -12,7 +12,7 @@ pub const LONGEST_ACCESS_TOKEN_LIFETIME: Duration = Duration::from_secs(3_600);
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(60);
 
 /// Tokens that are refused from now on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Revocation {
     /// The `sub` claim: a user's id or a service account's.
     pub user_id: Uuid,
@@ -21,7 +21,7 @@ pub struct Revocation {
 }
 
 /// Which tokens of a user are refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RevokedTokens {
     /// Those whose `sid` claim this is.
     OfSession(Uuid),

@@ -3,7 +3,7 @@
 //! Every `*.pem` of the directory is a private key (PKCS#8) and is published in the JWKS, so that tokens
 //! which it signed stay good. One key signs: the one that the file `signing` names by its kid, or the only
 //! one. To change keys: `keys generate` a second one, restart all replicas, wait until the verifiers have
-//! fetched the JWKS (a minute by default), `keys activate` it, restart, and remove the old file when its last
+//! fetched the JWKS (two minutes by default), `keys activate` it, restart, and remove the old file when its last
 //! token has expired.
 
 mod access_token;

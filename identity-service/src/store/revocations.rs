@@ -43,7 +43,7 @@ pub(super) async fn record(
 }
 
 /// A revocation as it was stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StoredRevocation {
     /// Its own id.
     pub id: i64,

@@ -33,7 +33,7 @@ pub struct NewSession {
 }
 
 /// Stores a session for a user whose password was found to be the one that `judged_hash` was made of, forgets
-/// the failures of the account, and returns the user as of now. `None` if the password was changed or the
+/// the failures of the account (not those of the client's `address`), and returns the user as of now. `None` if the password was changed or the
 /// user deactivated meanwhile.
 ///
 /// # Errors
@@ -41,6 +41,7 @@ pub struct NewSession {
 pub async fn begin_session(
     pool: &PgPool,
     account: FailureKey,
+    address: Option<FailureKey>,
     judged_hash: &str,
     session: &NewSession,
 ) -> Result<Option<User>> {
@@ -49,6 +50,11 @@ pub async fn begin_session(
         Box::pin(async move {
             let failures = existing_failures_for_update(tx, account).await?;
             failures.unwrap_or_default().must_not_block(session.act.time)?;
+            // In the order of those who count.
+            if let Some(address) = address {
+                let failures = existing_failures_for_update(tx, address).await?;
+                failures.unwrap_or_default().must_not_block(session.act.time)?;
+            }
             let present = credentials_for_session(tx, session.user_id).await?;
             let Some(present) = present.filter(|p| p.user.active && p.password_hash == judged_hash) else {
                 return Ok(None);

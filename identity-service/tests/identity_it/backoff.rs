@@ -8,6 +8,7 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
 use crate::server::{PASSWORD, TestServer, refusal};
+use crate::sign_in::waiting;
 
 const WRONG: &str = "violet tram 82";
 
@@ -144,6 +145,29 @@ async fn a_client_address_pauses_whatever_the_account() {
     from("192.0.2.8", "ada@example.org", PASSWORD).await.unwrap();
     server.clock.advance(Duration::from_secs(1));
     from("192.0.2.7", "ada@example.org", PASSWORD).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_password_among_guesses_for_many_accounts_is_not_told_once_their_address_pauses() {
+    let server = TestServer::with(|config| config.sign_in.address.as_mut().unwrap().free = 2).await;
+    server.sign_up("ada@example.org").await;
+    server.sign_in("ada@example.org", WRONG).await.unwrap_err();
+    let pool = server.database.pool(2);
+    // Whose password was judged before the pause, and is answered after it.
+    let mut other = pool.begin().await.unwrap();
+    sqlx::query("SELECT failures FROM sign_in_failures WHERE scope = 'account' FOR UPDATE")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let mut auth = server.auth();
+    let request = SignInRequest { email: "ada@example.org".into(), password: PASSWORD.into() };
+    let right = tokio::spawn(async move { auth.sign_in(request).await });
+    waiting(&pool, "SELECT failures, last_failure_time").await;
+    server.sign_in("bob@example.org", WRONG).await.unwrap_err();
+    other.commit().await.unwrap();
+    pause(&right.await.unwrap().unwrap_err());
+    server.clock.advance(Duration::from_secs(1));
+    server.sign_in("ada@example.org", PASSWORD).await.unwrap();
 }
 
 #[tokio::test]

@@ -155,7 +155,7 @@ async fn more_sign_ins_than_can_be_hashed_in_time_are_refused_with_a_time_to_ret
 }
 
 /// Waits until a statement that begins with `query` waits for a lock.
-async fn waiting(pool: &sqlx::PgPool, query: &str) {
+pub(crate) async fn waiting(pool: &sqlx::PgPool, query: &str) {
     let look = async {
         loop {
             let waiting: i64 = sqlx::query_scalar(
