@@ -1,4 +1,7 @@
 //! What time has caught up with.
+//!
+//! The clock is read in a subquery: once for the statement, and so it bounds the range of the index. Read for each row it would
+//! be a filter, and everything that is not due yet would be looked at as well.
 
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -15,7 +18,7 @@ pub type Due = (Uuid, Uuid);
 pub async fn holds(pool: &PgPool, except: &[Uuid], limit: i64) -> Result<Vec<Due>, StoreError> {
     let rows = sqlx::query!(
         "SELECT event_id, id FROM registrations
-          WHERE state = 'HELD' AND hold_expire_time <= clock_timestamp() AND event_id <> ALL($1)
+          WHERE state = 'HELD' AND hold_expire_time <= (SELECT clock_timestamp()) AND event_id <> ALL($1)
           ORDER BY hold_expire_time LIMIT $2",
         except,
         limit
@@ -32,7 +35,7 @@ pub async fn holds(pool: &PgPool, except: &[Uuid], limit: i64) -> Result<Vec<Due
 pub async fn offers(pool: &PgPool, except: &[Uuid], limit: i64) -> Result<Vec<Due>, StoreError> {
     let rows = sqlx::query!(
         "SELECT event_id, id FROM waitlist_entries
-          WHERE state = 'OFFERED' AND offer_expire_time <= clock_timestamp() AND event_id <> ALL($1)
+          WHERE state = 'OFFERED' AND offer_expire_time <= (SELECT clock_timestamp()) AND event_id <> ALL($1)
           ORDER BY offer_expire_time LIMIT $2",
         except,
         limit
@@ -48,8 +51,8 @@ pub async fn offers(pool: &PgPool, except: &[Uuid], limit: i64) -> Result<Vec<Du
 /// Whatever the database says.
 pub async fn abandoned_simulations(pool: &PgPool) -> Result<Vec<Uuid>, StoreError> {
     Ok(sqlx::query_scalar!(
-        "SELECT id FROM events WHERE simulation_lease_time IS NOT NULL AND simulation_lease_time <= clock_timestamp()
-          LIMIT 100"
+        "SELECT id FROM events
+          WHERE simulation_lease_time IS NOT NULL AND simulation_lease_time <= (SELECT clock_timestamp()) LIMIT 100"
     )
     .fetch_all(pool)
     .await?)
