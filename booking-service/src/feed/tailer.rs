@@ -102,6 +102,9 @@ impl Feed {
     }
 }
 
+/// How many ends are remembered that are not final yet: those of 20 s and more.
+const MOST_OPEN: usize = 1_000;
+
 /// What earlier looks have seen and later ones have not yet shown to be final.
 #[derive(Debug, Default)]
 struct Ends {
@@ -119,6 +122,10 @@ impl Ends {
         if let Some(last) = self.last.replace(look.last_batch)
             && self.open.back().is_none_or(|&(open, ..)| open < last)
         {
+            // While somebody's long transaction keeps all of them from being final, one newest is enough.
+            if self.open.len() >= MOST_OPEN {
+                self.open.pop_back();
+            }
             self.open.push_back((last, look.next_transaction, Instant::now()));
         }
         let mut horizon = None;
@@ -154,6 +161,17 @@ mod tests {
         assert_eq!(ends.see(look(9, 104, 106)), Some(7));
         assert_eq!(ends.see(look(9, 106, 106)), Some(9));
         assert_eq!(ends.see(look(9, 106, 106)), Some(9), "nothing new");
+    }
+
+    #[test]
+    fn a_transaction_that_stays_open_costs_no_more_memory_the_longer_it_does() {
+        let mut ends = Ends::default();
+        let last = 10 * i64::try_from(MOST_OPEN).unwrap();
+        for batch in 0..=last {
+            assert_eq!(ends.see(look(batch, 5, 10 + batch)), None);
+        }
+        assert_eq!(ends.open.len(), MOST_OPEN);
+        assert_eq!(ends.see(look(last, 11 + last, 11 + last)), Some(last));
     }
 
     #[test]

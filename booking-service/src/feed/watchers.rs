@@ -64,7 +64,8 @@ impl Drop for Watched {
         self.watchers.count.fetch_sub(1, Ordering::Relaxed);
         metrics::gauge!("booking_watchers").decrement(1.0);
         let mut events = self.watchers.lock();
-        // This one's receiver is still counted.
+        // This one's receiver is still counted. So is that of another one that is dropped at the same time: then it is the
+        // next look that finds nobody.
         if events.get(&self.event_id).is_some_and(|event| event.receiver_count() <= 1) {
             events.remove(&self.event_id);
         }
@@ -77,11 +78,14 @@ impl Watchers {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.events().is_empty()
     }
 
+    /// The events that somebody watches.
     pub(super) fn events(&self) -> Vec<Uuid> {
-        self.lock().keys().copied().collect()
+        let mut events = self.lock();
+        events.retain(|_, event| event.receiver_count() > 0);
+        events.keys().copied().collect()
     }
 
     pub(super) fn watch(this: &Arc<Self>, event_id: Uuid) -> Watched {
@@ -121,6 +125,15 @@ mod tests {
         assert_eq!(watchers.events(), [one], "somebody watches it still");
         drop(second);
         assert!(watchers.is_empty());
+    }
+
+    #[test]
+    fn what_two_who_leave_at_once_leave_behind_is_not_looked_at() {
+        let watchers = Arc::new(Watchers::default());
+        // Each has seen the other one's receiver, and both are gone.
+        watchers.lock().insert(Uuid::from_u128(1), watch::Sender::new(Seen::Nothing));
+        assert!(watchers.events().is_empty() && watchers.is_empty());
+        assert!(watchers.lock().is_empty());
     }
 
     #[test]

@@ -234,7 +234,12 @@ impl Events {
             only_available: request.only_available,
             text: Some(violations.text("text", &request.text, 0, TEXT_FILTER_CHARS))
                 .filter(|text| !text.trim().is_empty()),
-            drafts_of: (actor.role != ActorRole::Admin).then_some(actor.id),
+            // Nobody's are the nil UUID's.
+            drafts_of: match actor.role {
+                ActorRole::Admin => None,
+                ActorRole::Organizer => Some(actor.id),
+                ActorRole::Attendee | ActorRole::Service | ActorRole::System => Some(Uuid::nil()),
+            },
         };
         if let (Some(after), Some(before)) = (filter.start_time_after, filter.start_time_before)
             && before <= after

@@ -18,10 +18,11 @@ use crate::store::{StoreError, events, simulations};
 
 pub use rush::{Progress, Rush, Tally, run};
 
-/// A copy that outlives its rush (the replica died) is swept after this long.
-const LEASE: Duration = Duration::from_secs(15 * 60);
 /// The copy's registration window is open for this long, and then it takes place.
 const OPEN: Duration = Duration::from_secs(60 * 60);
+/// A copy whose rush is over long since (the replica died) is swept after this long. Once registration has closed, whatever is
+/// left of a rush is refused as fast as it can be asked for.
+const LEASE: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// A rehearsal cannot begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -149,6 +149,9 @@ macro_rules! query_page {
         let states: Vec<&str> = filter.states.iter().map(|state| state.word()).collect();
         let after: Option<(OffsetDateTime, Uuid)> = $after;
         let (after_start, after_id) = after.unzip();
+        // Where only drafts are asked for, whose they may be is a range of an index too.
+        let only_drafts = !filter.states.is_empty() && filter.states.iter().all(|state| *state == EventState::Draft);
+        let organizer_id = filter.organizer_id.or(filter.drafts_of.filter(|_| only_drafts));
         query_events!(
             "WHERE simulation_lease_time IS NULL
                AND (cardinality($1::text[]) = 0 OR state = ANY($1))
@@ -161,7 +164,7 @@ macro_rules! query_page {
             $part
             " ORDER BY start_time, id LIMIT $9",
             &states as &[&str],
-            filter.organizer_id,
+            organizer_id,
             filter.start_time_after,
             filter.start_time_before,
             filter.text,

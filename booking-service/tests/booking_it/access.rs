@@ -241,6 +241,12 @@ async fn an_organizer_who_is_none_any_more_does_not_run_the_event() {
     let demoted = scene.system.caller_with_id(Role::Attendee, scene.owner.id);
     assert_answer(demoted.set_capacity(&scene.open, 9).await, ROLE, "demoted");
     assert_answer(demoted.get_event(&scene.draft).await, NO_EVENT, "demoted");
+    let drafts = pb::ListEventsRequest { states: vec![pb::EventState::Draft.into()], ..Default::default() };
+    let listed = async |caller: &Caller| {
+        caller.events().list_events(drafts.clone()).await.unwrap().into_inner().events
+    };
+    assert_eq!(listed(&demoted).await, []);
+    assert_eq!(listed(&scene.owner).await.len(), 1);
     assert_answer(demoted.registration(&scene.confirmed.registration_id).await, NO_REGISTRATION, "demoted");
 }
 

@@ -102,7 +102,8 @@ async fn a_revoked_session_is_refused_at_every_replica_also_where_its_token_is_r
     good_everywhere(&system, &there, &event).await;
     good_everywhere(&system, &system.attendee(), &event).await;
     let (_, metrics) = get(system.replicas[0].http, "/metrics").await;
-    for name in ["revocations_stream_up 1", "revocations_age_seconds", "revocations_known"] {
+    // Their values are those of whichever replica of this process, of other tests too, was the last to set them.
+    for name in ["revocations_stream_up", "revocations_age_seconds", "revocations_known"] {
         assert!(metrics.contains(name), "{name}");
     }
 }
