@@ -80,7 +80,7 @@ pub fn rfc3339(time: OffsetDateTime) -> Value {
     time.format(&Rfc3339).map_or(Value::Null, Value::String)
 }
 
-/// What the log says of a registration: enough to rebuild its row.
+/// What the log says of a registration: with the change itself all of its row but the request that it came with.
 pub fn registration_details(registration: &Registration) -> Value {
     let mut details = Map::new();
     details.insert("seats".to_owned(), registration.seats.into());
@@ -96,7 +96,7 @@ pub fn registration_details(registration: &Registration) -> Value {
     Value::Object(details)
 }
 
-/// What the log says of a queue entry: enough to rebuild its row.
+/// What the log says of a queue entry: with the change itself all of its row but the request that it came with.
 pub fn entry_details(entry: &Entry) -> Value {
     let mut details = Map::new();
     details.insert("seats".to_owned(), entry.seats.into());

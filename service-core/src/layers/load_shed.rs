@@ -15,8 +15,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// Streams of health and reflection, at most: clients that watch the health open one for each connection, of which there
 /// are 10,000 by default. Each costs a few kilobytes.
 const INFRASTRUCTURE_STREAMS: usize = 20_000;
-/// Of them on one connection: anybody may open them, and nobody shall take all. A proxy in front carries so many clients
-/// over one.
+/// Of them on one connection: anybody may open them, and no connection shall take all. A proxy in front carries so many
+/// clients over one.
 pub(crate) const INFRASTRUCTURE_STREAMS_EACH: usize = 256;
 
 /// Lets a number of calls in at a time, and keeps a number of streams open. A stream counts as a call until its response
