@@ -21,6 +21,15 @@ pub fn sees_event(actor: Actor, event: &Event) -> bool {
     event.state != EventState::Draft || runs_event(actor, event.organizer_id)
 }
 
+/// Whose drafts the actor sees, as [`sees_event`] says it of one: `None` for everybody's. Nobody's are the nil UUID's.
+pub fn sees_drafts_of(actor: Actor) -> Option<Uuid> {
+    match actor.role {
+        ActorRole::Admin => None,
+        ActorRole::Organizer => Some(actor.id),
+        ActorRole::Attendee | ActorRole::Service | ActorRole::System => Some(Uuid::nil()),
+    }
+}
+
 /// Whether the actor may act in the name of `user_id` at this event.
 pub fn acts_for(actor: Actor, user_id: Uuid, organizer_id: Uuid) -> bool {
     actor.id == user_id || serves_event(actor, organizer_id)

@@ -42,6 +42,11 @@ impl Effects {
         self.changes.is_empty()
     }
 
+    /// When all of it happens: at the one moment that its facts were read. `None` if there is nothing to write.
+    pub fn time(&self) -> Option<OffsetDateTime> {
+        self.changes.first().map(|change| change.time)
+    }
+
     /// Whether writing it can take minutes: an event ends, or much of its queue came in at once.
     pub fn take_long(&self) -> bool {
         !self.endings.is_empty() || self.changes.len() > MANY

@@ -78,14 +78,19 @@ impl Watchers {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.events().is_empty()
+        self.watched().is_empty()
     }
 
     /// The events that somebody watches.
     pub(super) fn events(&self) -> Vec<Uuid> {
+        self.watched().keys().copied().collect()
+    }
+
+    /// Without what those who left at the same time left behind.
+    fn watched(&self) -> MutexGuard<'_, HashMap<Uuid, watch::Sender<Seen>>> {
         let mut events = self.lock();
         events.retain(|_, event| event.receiver_count() > 0);
-        events.keys().copied().collect()
+        events
     }
 
     pub(super) fn watch(this: &Arc<Self>, event_id: Uuid) -> Watched {

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{Booking, CallError, actor, convert, event_request, list_request, watch};
-use crate::domain::command::{Action, Actor, ActorRole, RequestKey};
+use crate::domain::command::{Action, Actor, RequestKey};
 use crate::domain::decide::Outcome;
 use crate::domain::event::{EventRecord, EventState};
 use crate::domain::refusal::Refusal;
@@ -234,12 +234,7 @@ impl Events {
             only_available: request.only_available,
             text: Some(violations.text("text", &request.text, 0, TEXT_FILTER_CHARS))
                 .filter(|text| !text.trim().is_empty()),
-            // Nobody's are the nil UUID's.
-            drafts_of: match actor.role {
-                ActorRole::Admin => None,
-                ActorRole::Organizer => Some(actor.id),
-                ActorRole::Attendee | ActorRole::Service | ActorRole::System => Some(Uuid::nil()),
-            },
+            drafts_of: authority::sees_drafts_of(actor),
         };
         if let (Some(after), Some(before)) = (filter.start_time_after, filter.start_time_before)
             && before <= after

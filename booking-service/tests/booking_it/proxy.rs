@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use booking_service::config::ServeConfig;
 use service_core::config::DatabaseConfig;
@@ -34,7 +34,8 @@ pub(crate) struct Faults {
 }
 
 /// What PostgreSQL says when it fails in the middle of a commit, before it starts anew and finds what was written of it.
-const PANIC: &[u8] = b"SPANIC\0VPANIC\0C58030\0Mcould not flush the log\0\0";
+/// An `E`, its length, and its fields.
+const PANIC: &[u8] = b"E\0\0\0\x33SPANIC\0VPANIC\0C58030\0Mcould not flush the log\0\0";
 
 /// A request that the server has not heard of, and the connection on which it will.
 type Late = (Vec<u8>, OwnedWriteHalf, OwnedReadHalf);
@@ -120,12 +121,12 @@ async fn pass(client: TcpStream, server: TcpStream, faults: Faults) {
     let (from_client, to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let mut held_back = None;
-    let (swallow, panics) = (CancellationToken::new(), CancellationToken::new());
+    let instead = OnceLock::new();
     let mut down = faults.down.subscribe();
     tokio::select! {
         _ = down.wait_for(|down| *down) => {}
-        late = requests(from_client, &mut to_server, &faults, &swallow, &panics) => held_back = late,
-        () = answers(&mut from_server, to_client, &swallow, &panics) => {}
+        late = requests(from_client, &mut to_server, &faults, &instead) => held_back = late,
+        () = answers(&mut from_server, to_client, &instead) => {}
     }
     if let Some(request) = held_back {
         faults.late.lock().unwrap().push((request, to_server, from_server));
@@ -160,8 +161,7 @@ async fn requests(
     mut from: OwnedReadHalf,
     to: &mut OwnedWriteHalf,
     faults: &Faults,
-    swallow: &CancellationToken,
-    panics: &CancellationToken,
+    instead: &OnceLock<&[u8]>,
 ) -> Option<Vec<u8>> {
     let mut session = Session::default();
     let mut buffer = vec![0; 65_536];
@@ -176,10 +176,10 @@ async fn requests(
             return Some(request.to_owned());
         }
         if commit && take(&faults.after_commit) {
-            swallow.cancel();
+            let _ = instead.set(b"");
         }
         if commit && take(&faults.panic_after_commit) {
-            panics.cancel();
+            let _ = instead.set(PANIC);
         }
         if to.write_all(request).await.is_err() {
             return None;
@@ -187,22 +187,17 @@ async fn requests(
     }
 }
 
-async fn answers(
-    from: &mut OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    swallow: &CancellationToken,
-    panics: &CancellationToken,
-) {
+/// Passes answers on, until one is due `instead` of the server's.
+async fn answers(from: &mut OwnedReadHalf, mut to: OwnedWriteHalf, instead: &OnceLock<&[u8]>) {
     let mut buffer = vec![0; 65_536];
     loop {
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
-        if panics.is_cancelled() {
-            let length = u32::try_from(PANIC.len() + 4).unwrap().to_be_bytes();
-            let _ = to.write_all(&[b"E", &length[..], PANIC].concat()).await;
+        // This is the answer to COMMIT: it is done, and nobody hears of it.
+        if let Some(instead) = instead.get() {
+            let _ = to.write_all(instead).await;
             return;
         }
-        // This is the answer to COMMIT: it is done, and nobody hears of it.
-        if swallow.is_cancelled() || to.write_all(&buffer[..read]).await.is_err() {
+        if to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
     }

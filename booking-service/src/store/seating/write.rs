@@ -66,7 +66,7 @@ pub async fn write_if_unchanged(
     effects: &Effects,
     mark: &Mark,
 ) -> Result<bool, StoreError> {
-    let until = effects.changes.first().map(|change| change.time + FACTS_LIVE);
+    let until = effects.time().map(|time| time + FACTS_LIVE);
     Ok(write(connection, versions, until, effects, mark).await?.is_some())
 }
 
@@ -243,8 +243,7 @@ macro_rules! query_write {
             &column(&$effects.events, |e| e.largest_party),
             &column(&$effects.events, |e| e.next_position),
             &column(&$effects.events, |e| e.version),
-            // Everything in a batch happens at the one moment that its facts were read.
-            $effects.changes.first().map(|change| change.time),
+            $effects.time(),
             $until,
             &column(&$effects.new_registrations, |r| r.event_id),
             &column(&$effects.new_registrations, |r| r.id),
