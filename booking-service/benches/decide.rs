@@ -17,8 +17,8 @@ use service_core::test_support::TokenMint;
 use time::macros::datetime;
 use uuid::Uuid;
 
-/// The largest batch.
-const BATCH: u32 = 256;
+/// A full batch (`seating/inbox.rs`).
+const BATCH: u32 = 128;
 
 /// A known token costs a digest and a look-up. The bar is 5 µs.
 fn tokens(c: &mut Criterion) {
@@ -43,10 +43,10 @@ fn tokens(c: &mut Criterion) {
 /// A full batch: for one hot event, for as many events as commands, and for an event that is full.
 fn rules(c: &mut Criterion) {
     let ids = UuidV7::new(Arc::new(SystemClock));
-    let mut group = c.benchmark_group("decide, 256 Register");
+    let mut group = c.benchmark_group("decide, 128 Register");
     group.throughput(Throughput::Elements(u64::from(BATCH)));
     for (name, events, seats) in
-        [("one event", 1, 1_000_000), ("256 events", BATCH, 1_000_000), ("full", 1, 0)]
+        [("one event", 1, 1_000_000), ("128 events", BATCH, 1_000_000), ("full", 1, 0)]
     {
         let (commands, facts) = batch(events, seats);
         group.bench_function(name, |b| {

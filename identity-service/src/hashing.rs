@@ -69,6 +69,24 @@ pub struct PasswordHasher {
     jobs: mpsc::Sender<Job>,
 }
 
+/// For whom a password is hashed.
+#[derive(Clone, Copy, Debug)]
+enum Whose {
+    /// Somebody who signs up.
+    Newcomer,
+    /// Somebody who has an account, or says so.
+    Known,
+}
+
+impl Whose {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Newcomer => "newcomer",
+            Self::Known => "known",
+        }
+    }
+}
+
 /// One hash, in the memory of the thread that makes it.
 type Job = Box<dyn FnOnce(&mut Vec<Block>) + Send>;
 
@@ -83,7 +101,9 @@ impl PasswordHasher {
         let mut nobodys = [0; 32];
         entropy.fill(&mut nobodys).map_err(failed)?;
         // Shown from the start on: an alert on a rise needs the value before it.
-        metrics::counter!("password_hashes_refused_total").increment(0);
+        for whose in [Whose::Newcomer, Whose::Known] {
+            metrics::counter!("password_hashes_refused_total", "whose" => whose.word()).increment(0);
+        }
         let decoy = hash(&argon2, entropy.as_ref(), &nobodys, &mut Vec::new())?;
         let places = limits.threads.saturating_add(limits.waiting);
         Ok(Self {
@@ -102,8 +122,7 @@ impl PasswordHasher {
     /// # Errors
     /// [`HashError`].
     pub async fn hash(&self, password: Password) -> Result<String, HashError> {
-        let (argon2, entropy) = (self.argon2.clone(), self.entropy.clone());
-        self.run("hash", move |memory| hash(&argon2, entropy.as_ref(), password.as_bytes(), memory)).await
+        self.hash_for(Whose::Known, password).await
     }
 
     /// The same for somebody who signs up.
@@ -111,8 +130,14 @@ impl PasswordHasher {
     /// # Errors
     /// [`HashError`]; overloaded already if half of the places are taken by others who sign up.
     pub async fn hash_newcomers(&self, password: Password) -> Result<String, HashError> {
-        let _place = place(&self.newcomers)?;
-        self.hash(password).await
+        let _place = place(&self.newcomers, Whose::Newcomer)?;
+        self.hash_for(Whose::Newcomer, password).await
+    }
+
+    async fn hash_for(&self, whose: Whose, password: Password) -> Result<String, HashError> {
+        let (argon2, entropy) = (self.argon2.clone(), self.entropy.clone());
+        let work = move |memory: &mut _| hash(&argon2, entropy.as_ref(), password.as_bytes(), memory);
+        self.run("hash", whose, work).await
     }
 
     /// Whether `password` is the one that `stored` was made of. Without a stored hash it is not, after the
@@ -122,7 +147,7 @@ impl PasswordHasher {
     /// [`HashError`].
     pub async fn verify(&self, password: Password, stored: Option<&str>) -> Result<bool, HashError> {
         let stored = stored.unwrap_or(&self.decoy).to_owned();
-        self.run("verify", move |memory| {
+        self.run("verify", Whose::Known, move |memory| {
             // With the parameters of the stored hash.
             let parsed = PasswordHash::new(&stored).map_err(failed)?;
             let (Some(salt), Some(expected)) = (parsed.salt, parsed.hash) else {
@@ -156,9 +181,10 @@ impl PasswordHasher {
     async fn run<T: Send + 'static>(
         &self,
         kind: &'static str,
+        whose: Whose,
         work: impl FnOnce(&mut Vec<Block>) -> Result<T, HashError> + Send + 'static,
     ) -> Result<T, HashError> {
-        let place = place(&self.places)?;
+        let place = place(&self.places, whose)?;
         let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(failed)?;
         let permits: (OwnedSemaphorePermit, OwnedSemaphorePermit) = (place, thread);
         let (answer, answered) = oneshot::channel();
@@ -177,10 +203,10 @@ impl PasswordHasher {
 }
 
 /// Takes one of the places, if one is free.
-fn place(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, HashError> {
+fn place(places: &Arc<Semaphore>, whose: Whose) -> Result<OwnedSemaphorePermit, HashError> {
     Arc::clone(places).try_acquire_owned().map_err(|error| match error {
         TryAcquireError::NoPermits => {
-            metrics::counter!("password_hashes_refused_total").increment(1);
+            metrics::counter!("password_hashes_refused_total", "whose" => whose.word()).increment(1);
             HashError::Overloaded
         }
         TryAcquireError::Closed => failed(error),
@@ -329,7 +355,7 @@ mod tests {
             let hasher = hasher.clone();
             async move {
                 hasher
-                    .run("test", move |_| {
+                    .run("test", Whose::Known, move |_| {
                         let _ = started.send(());
                         gate.recv().map_err(failed)
                     })

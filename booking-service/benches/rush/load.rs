@@ -271,27 +271,37 @@ impl Crowd {
         match &self.call {
             Call::Register { events } => {
                 let user_id = random_id();
-                let request = pb::RegisterRequest { user_id, ..register(any::<String>(events)) };
-                seat(RegistrationServiceClient::new(channel).register(self.request(client, request)).await)
+                let asked = pb::RegisterRequest { user_id, ..register(any::<String>(events)) };
+                let request = self.request(client, asked.clone());
+                let told = RegistrationServiceClient::new(channel).register(request).await?.into_inner();
+                seat(told, &asked.event_id, Some(&asked.user_id))
             }
             Call::RegisterOneself { event } => {
                 let request = self.request(n, register(event));
-                seat(RegistrationServiceClient::new(channel).register(request).await)
+                let told = RegistrationServiceClient::new(channel).register(request).await?.into_inner();
+                seat(told, event, None)
             }
             Call::Join { event } => {
                 let (event_id, user_id, request_id) = (event.clone(), random_id(), random_id());
-                let request = pb::JoinWaitlistRequest { event_id, user_id, request_id, ..Default::default() };
-                let request = self.request(client, request);
-                WaitlistServiceClient::new(channel).join_waitlist(request).await.map(|_| "queue")
+                let asked = pb::JoinWaitlistRequest { event_id, user_id, request_id, ..Default::default() };
+                let request = self.request(client, asked.clone());
+                let told = WaitlistServiceClient::new(channel).join_waitlist(request).await?.into_inner();
+                let entry = told.entry.unwrap_or_default();
+                if_about("queue", (entry.event_id, entry.user_id) == (asked.event_id, asked.user_id))
             }
             Call::Cancel { registrations } => {
                 let registration_id = in_turn(registrations, n).clone();
-                let request = self.request(client, pb::CancelRegistrationRequest { registration_id });
-                RegistrationServiceClient::new(channel).cancel_registration(request).await.map(|_| "ok")
+                let asked = pb::CancelRegistrationRequest { registration_id: registration_id.clone() };
+                let request = self.request(client, asked);
+                let told = RegistrationServiceClient::new(channel).cancel_registration(request).await?;
+                let registration = told.into_inner().registration.unwrap_or_default();
+                if_about("ok", registration.registration_id == registration_id)
             }
             Call::GetEvent { events } => {
-                let request = self.request(client, pb::GetEventRequest { event_id: any(events).clone() });
-                EventServiceClient::new(channel).get_event(request).await.map(|_| "ok")
+                let event_id = any::<String>(events);
+                let request = self.request(client, pb::GetEventRequest { event_id: event_id.clone() });
+                let told = EventServiceClient::new(channel).get_event(request).await?.into_inner();
+                if_about("ok", told.event.is_some_and(|event| event.event_id == *event_id))
             }
             Call::ListEvents { hours } => {
                 let hour = rand::random_range(0..*hours);
@@ -304,9 +314,12 @@ impl Crowd {
                     .map(|_| "ok")
             }
             Call::Rank { entries } => {
-                let request = pb::GetWaitlistEntryRequest { entry_id: any(entries).clone() };
-                let request = self.request(client, request);
-                WaitlistServiceClient::new(channel).get_waitlist_entry(request).await.map(|_| "ok")
+                let entry_id = any::<String>(entries);
+                let request =
+                    self.request(client, pb::GetWaitlistEntryRequest { entry_id: entry_id.clone() });
+                let told =
+                    WaitlistServiceClient::new(channel).get_waitlist_entry(request).await?.into_inner();
+                if_about("ok", told.entry.is_some_and(|entry| entry.entry_id == *entry_id))
             }
             Call::Empty => {
                 let mut grpc = Grpc::new(channel);
@@ -338,12 +351,19 @@ fn register(event: &str) -> pb::RegisterRequest {
     pb::RegisterRequest { event_id: event.to_owned(), request_id: random_id(), ..Default::default() }
 }
 
-fn seat(response: Result<tonic::Response<pb::RegisterResponse>, Status>) -> Answer {
-    match response?.into_inner().outcome {
-        Some(pb::register_response::Outcome::Registration(_)) => Ok("seat"),
-        Some(pb::register_response::Outcome::WaitlistEntry(_)) => Ok("queue"),
-        None => Err(Status::internal("Register answered without an outcome")),
-    }
+/// The answer to somebody who asked for a seat at this event, for this user if not for themselves.
+fn seat(told: pb::RegisterResponse, event_id: &str, user_id: Option<&str>) -> Answer {
+    let (answer, event, user) = match told.outcome {
+        Some(pb::register_response::Outcome::Registration(made)) => ("seat", made.event_id, made.user_id),
+        Some(pb::register_response::Outcome::WaitlistEntry(made)) => ("queue", made.event_id, made.user_id),
+        None => return Err(Status::internal("Register answered without an outcome")),
+    };
+    if_about(answer, event == event_id && user_id.is_none_or(|user_id| user == user_id))
+}
+
+/// The answer, if it is about what was asked. Batches and shared look-ups must not mix up their callers.
+fn if_about(answer: &'static str, is_about: bool) -> Answer {
+    if is_about { Ok(answer) } else { Err(Status::data_loss("an answer to somebody else")) }
 }
 
 fn random_id() -> String {

@@ -64,7 +64,7 @@ pub(crate) async fn settings(pool: &PgPool) -> anyhow::Result<Vec<String>> {
             .await?;
     let durable = |name: &str| rows.iter().any(|(setting, value)| setting == name && value == "on");
     anyhow::ensure!(
-        durable("fsync") && durable("synchronous_commit"),
+        ["fsync", "synchronous_commit", "full_page_writes"].into_iter().all(durable),
         "the database is not durable: {rows:?}"
     );
     let version = format!("PostgreSQL = {version}");

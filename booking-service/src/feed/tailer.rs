@@ -110,6 +110,8 @@ const MOST_OPEN: usize = 1_000;
 struct Ends {
     /// The last number of the look before, whose transactions are bounded by the present look.
     last: Option<i64>,
+    /// Everything up to this number is final.
+    final_to: Option<Horizon>,
     /// (L, N, T): all numbers up to L, seen at T, are final once all transactions below N have ended. All increase.
     open: VecDeque<(i64, i64, Instant)>,
 }
@@ -120,7 +122,7 @@ impl Ends {
         // L was read in an earlier statement than N, so whoever drew a number up to L has a transaction id below N. See
         // `store::changes`.
         if let Some(last) = self.last.replace(look.last_batch)
-            && self.open.back().is_none_or(|&(open, ..)| open < last)
+            && self.open.back().map(|&(open, ..)| open).max(self.final_to).is_none_or(|known| known < last)
         {
             // While somebody's long transaction keeps all of them from being final, one newest is enough.
             if self.open.len() >= MOST_OPEN {
@@ -128,14 +130,13 @@ impl Ends {
             }
             self.open.push_back((last, look.next_transaction, Instant::now()));
         }
-        let mut horizon = None;
         while let Some(&(last, bound, _)) = self.open.front()
             && bound <= look.all_ended_below
         {
-            horizon = Some(last);
+            self.final_to = Some(last);
             self.open.pop_front();
         }
-        horizon
+        self.final_to
     }
 
     /// For how long the oldest number that is not final yet has been known.
@@ -172,6 +173,18 @@ mod tests {
         }
         assert_eq!(ends.open.len(), MOST_OPEN);
         assert_eq!(ends.see(look(last, 11 + last, 11 + last)), Some(last));
+    }
+
+    #[test]
+    fn an_idle_log_does_not_lag_behind_a_transaction_of_somebody_else_that_stays_open() {
+        let mut ends = Ends::default();
+        ends.see(look(5, 50, 50));
+        assert_eq!(ends.see(look(5, 50, 50)), Some(5));
+        assert_eq!(ends.see(look(5, 50, 51)), Some(5), "transaction 50 has drawn no number up to 5");
+        assert!(ends.open.is_empty());
+        assert_eq!(ends.see(look(6, 50, 52)), Some(5));
+        assert_eq!(ends.see(look(6, 50, 52)), Some(5), "it may have drawn 6");
+        assert_eq!(ends.open.len(), 1);
     }
 
     #[test]

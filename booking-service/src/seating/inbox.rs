@@ -139,6 +139,14 @@ impl Inbox {
         self.state().waiting
     }
 
+    /// For how many events commands wait whose lock somebody else has kept for longer than it is waited for.
+    pub(super) fn busy(&self) -> usize {
+        let state = self.state();
+        let wanted =
+            |id| state.events.get(id).is_some_and(|event| event.is_taken || !event.commands.is_empty());
+        state.busy.iter().filter(|id| wanted(*id)).count()
+    }
+
     /// Takes nothing in any more.
     pub(super) fn close(&self) {
         self.state().closed = true;

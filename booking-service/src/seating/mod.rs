@@ -209,11 +209,13 @@ impl Drop for Seating {
     }
 }
 
-/// Says once a second how many commands wait. Not the runners do: one that waits for the database says nothing.
+/// Says once a second how many commands wait, and for how many events somebody else keeps the lock. Not the runners do: one
+/// that waits for the database says nothing.
 async fn measure(inbox: Weak<Inbox>) {
+    let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
     while let Some(inbox) = inbox.upgrade() {
-        metrics::gauge!("booking_queue_commands")
-            .set(f64::from(u32::try_from(inbox.waiting()).unwrap_or(u32::MAX)));
+        metrics::gauge!("booking_queue_commands").set(number(inbox.waiting()));
+        metrics::gauge!("booking_busy_events").set(number(inbox.busy()));
         drop(inbox);
         sleep(MEASURE).await;
     }

@@ -6,14 +6,14 @@ use clap::CommandFactory;
 use futures_util::future::join_all;
 use rowlock_proto::booking::v1 as pb;
 use service_core::auth::Role;
-use service_core::test_support::{TestCluster, TestDatabase, TokenMint};
+use service_core::test_support::{Serving, TestCluster, TestDatabase, TokenMint, run};
 use sqlx::migrate::Migrator;
 use tonic::transport::Endpoint;
 use uuid::Uuid;
 
 use crate::acts::{ask, draft};
 use crate::caller::Caller;
-use crate::child::{Serving, binary, run, serve};
+use crate::child::{binary, serve};
 use crate::identity::Identity;
 use crate::proof::id;
 use crate::refusal::assert_refused;
@@ -56,7 +56,7 @@ impl Surroundings {
 
 /// `serve` that must not come up: its one complaint.
 fn serve_fails(command: std::process::Command) -> String {
-    let (code, _, err) = run(command);
+    let (code, _, err) = run(command, "");
     assert_eq!(code, 1, "{err}");
     let complaints: Vec<&str> =
         err.lines().filter(|line| line.starts_with("booking-service: error:")).collect();
@@ -72,12 +72,12 @@ fn the_page_of_options_is_what_the_options_say() {
 
 #[test]
 fn help_names_every_option_and_its_environment_variable() {
-    let (code, out, _) = run(binary(&["--help"]));
+    let (code, out, _) = run(binary(&["--help"]), "");
     assert_eq!(code, 0);
     let command = Cli::command();
     for subcommand in command.get_subcommands() {
         assert!(out.contains(&format!("\n  {}", subcommand.get_name())), "{out}");
-        let (code, out, _) = run(binary(&[subcommand.get_name(), "--help"]));
+        let (code, out, _) = run(binary(&[subcommand.get_name(), "--help"]), "");
         assert_eq!(code, 0);
         for option in subcommand.get_arguments().filter(|option| option.get_id() != "help") {
             let name = option.get_long().unwrap();
@@ -97,9 +97,9 @@ fn help_names_every_option_and_its_environment_variable() {
             }
         }
     }
-    assert_eq!(run(binary(&["--version"])).0, 0);
-    assert_eq!(run(binary(&["serve", "--no-such-option"])).0, 2);
-    assert_eq!(run(binary(&[])).0, 2);
+    assert_eq!(run(binary(&["--version"]), "").0, 0);
+    assert_eq!(run(binary(&["serve", "--no-such-option"]), "").0, 2);
+    assert_eq!(run(binary(&[]), "").0, 2);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn every_error_of_the_configuration_is_reported_in_one_run_without_secrets() {
         ("ROWLOCK_LOG_FORMAT", "xml"),
     ];
     command.envs(wrong).env("ROWLOCK_SEATING_SESSIONZ", "2");
-    let (code, out, err) = run(command);
+    let (code, out, err) = run(command, "");
     assert_eq!((code, out.as_str()), (2, ""), "{err}");
     for (name, _) in wrong {
         assert_eq!(err.matches(&format!("({name})")).count(), 1, "{name} in {err}");
@@ -135,7 +135,7 @@ async fn serve_refuses_a_database_without_its_schema_and_migrate_makes_it() {
     let migrate = || {
         let mut command = binary(&["migrate"]);
         command.env("ROWLOCK_DATABASE_URL", &surroundings.database.url);
-        run(command)
+        run(command, "")
     };
     let (code, out, err) = migrate();
     assert!(code == 0 && out.contains("migration(s) applied"), "{out}{err}");
@@ -179,16 +179,16 @@ async fn health_tells_whether_a_server_serves() {
     let serving = surroundings.serving("info").await;
     let address = format!("http://{}", serving.grpc);
     for service in ["", "rowlock.booking.v1.EventService", "rowlock.booking.v1.SimulationService"] {
-        let (code, out, err) = run(binary(&["health", "--addr", &address, "--service", service]));
+        let (code, out, err) = run(binary(&["health", "--addr", &address, "--service", service]), "");
         assert_eq!((code, out.as_str()), (0, "serving\n"), "{err}");
     }
-    let (code, _, err) = run(binary(&["health", "--addr", &address, "--service", "no.such.Service"]));
+    let (code, _, err) = run(binary(&["health", "--addr", &address, "--service", "no.such.Service"]), "");
     assert_eq!(code, 1, "{err}");
     let (head, metrics) = get(serving.http, "/metrics").await;
-    assert!(head.contains(" 200") && metrics.contains("grpc_requests_total"), "{metrics}");
+    assert!(head.contains(" 200") && metrics.contains(r#"code="OK"}"#), "{metrics}");
     assert!(get(serving.http, "/livez").await.0.contains(" 200"));
     serving.stop("-TERM");
-    let (code, _, err) = run(binary(&["health", "--addr", &address]));
+    let (code, _, err) = run(binary(&["health", "--addr", &address]), "");
     assert_eq!(code, 1, "{err}");
 }
 

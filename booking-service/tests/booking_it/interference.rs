@@ -1,6 +1,8 @@
 //! What others do to a call: hold its lock, hang up, end the replica.
 
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{Either, join, join_all, select};
@@ -240,23 +242,25 @@ async fn sessions_that_are_cut_in_a_rush_cost_nobody_a_seat() {
     let system = System::with_replicas(2).await;
     let event = system.event(120).await;
     let people = system.attendees(150);
-    let cut = system.pool.clone();
+    let (cut, ended) = (system.pool.clone(), Arc::new(AtomicI64::new(0)));
     let rush = people.clone().into_iter().enumerate().map(|(n, person)| {
-        let (request, cut) = (ask(&event), cut.clone());
+        let (request, cut, ended) = (ask(&event), cut.clone(), Arc::clone(&ended));
         async move {
             if n % 50 == 25 {
-                sqlx::query(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                let sessions: i64 = sqlx::query_scalar(
+                    "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity
                       WHERE datname = current_database() AND application_name = 'rowlock-booking-seating'",
                 )
-                .execute(&cut)
+                .fetch_one(&cut)
                 .await
                 .unwrap();
+                ended.fetch_add(sessions, Ordering::SeqCst);
             }
             person.try_register(request).await
         }
     });
     let answers = at_once(rush.collect::<Vec<_>>()).await;
+    assert!(ended.load(Ordering::SeqCst) > 0, "no session was there to be cut");
     let mut seated = 0;
     for answer in &answers {
         match answer {

@@ -18,22 +18,26 @@ async fn a_commit_whose_answer_is_lost_is_found_and_not_done_again() {
     let (system, proxy) = behind_a_proxy(|_| {}).await;
     let event = system.event(3).await;
     let (ada, bob, eve) = (system.attendee(), system.attendee(), system.attendee());
-    let breaks = |times| proxy.faults.after_commit.store(times, Ordering::SeqCst);
-    breaks(1);
+    let breaks = || proxy.faults.after_commit.store(1, Ordering::SeqCst);
+    let broke = || assert_eq!(proxy.faults.after_commit.load(Ordering::SeqCst), 0, "it did not break");
+    breaks();
     let registration = ada.seat(&event).await;
-    assert_eq!(proxy.faults.after_commit.load(Ordering::SeqCst), 0, "it broke");
+    broke();
     assert_eq!(ada.registration(&registration.registration_id).await.unwrap(), registration);
-    breaks(1);
+    breaks();
     let request = pb::RegisterRequest { request_id: system.new_id().to_string(), ..ask(&event) };
     let of_bob = bob.seats(request.clone()).await;
+    broke();
     assert_eq!(bob.seats(request).await, of_bob);
-    breaks(1);
+    breaks();
     let cancelled = ada.cancel(&registration.registration_id).await.unwrap();
+    broke();
     assert_eq!(ada.registration(&registration.registration_id).await.unwrap(), cancelled);
     assert_eq!(ada.get_event(&event).await.unwrap().seats_remaining, 2, "it frees once");
     eve.seat(&event).await;
-    breaks(1);
+    breaks();
     let ended = system.admin().cancel_event(&event, "rain").await.unwrap();
+    broke();
     assert_eq!(system.admin().get_event(&event).await.unwrap(), ended);
     system.assert_consistent(&event).await;
 }
@@ -43,13 +47,16 @@ async fn a_server_that_fails_as_it_commits_is_not_taken_for_one_that_has_refused
     let (system, proxy) = behind_a_proxy(|_| {}).await;
     let event = system.event(3).await;
     let ada = system.attendee();
+    let fails = || proxy.faults.panic_after_commit.store(1, Ordering::SeqCst);
+    let failed = || assert_eq!(proxy.faults.panic_after_commit.load(Ordering::SeqCst), 0, "it did not fail");
     for _ in 0..2 {
-        proxy.faults.panic_after_commit.store(1, Ordering::SeqCst);
+        fails();
         let registration = ada.seat(&event).await;
-        assert_eq!(proxy.faults.panic_after_commit.load(Ordering::SeqCst), 0, "it failed");
+        failed();
         assert_eq!(ada.registration(&registration.registration_id).await.unwrap(), registration);
-        proxy.faults.panic_after_commit.store(1, Ordering::SeqCst);
+        fails();
         ada.cancel(&registration.registration_id).await.unwrap();
+        failed();
     }
     system.assert_consistent(&event).await;
 }
@@ -106,6 +113,9 @@ async fn commits_that_break_all_through_a_rush_cost_nobody_a_seat() {
         async move { (attendee.clone(), attendee.try_register(request).await.unwrap()) }
     }))
     .await;
+    for broken in [&proxy.faults.after_commit, &proxy.faults.before_commit] {
+        assert!(broken.load(Ordering::SeqCst) < 4, "it did not break");
+    }
     let mut seated = 0;
     for (attendee, outcome) in answers {
         match outcome {

@@ -57,9 +57,13 @@ async fn parties_never_share_seats_that_are_too_few() {
     .await;
     let seated: i32 = answers
         .iter()
-        .filter_map(|answer| match answer {
-            Ok(Outcome::Registration(registration)) => Some(registration.seats),
-            _ => None,
+        .map(|answer| match answer {
+            Ok(Outcome::Registration(registration)) => registration.seats,
+            Ok(Outcome::WaitlistEntry(entry)) => panic!("nobody asked for the queue: {entry:?}"),
+            Err(status) => {
+                assert_refused(status, "EVENT_FULL");
+                0
+            }
         })
         .sum();
     // Whoever came first, a party of 4 fitted once more.

@@ -5,14 +5,14 @@ use futures_util::future::join_all;
 use rowlock_proto::booking::v1 as pb;
 use service_core::auth::Role;
 use service_core::test_support::{
-    CollectedSpan, TestCluster, TestCollector, TestDatabase, TokenMint, attribute, hex, traced,
+    CollectedSpan, Serving, TestCluster, TestCollector, TestDatabase, TokenMint, attribute, hex, traced,
 };
 use tonic::transport::{Channel, Endpoint};
 use uuid::Uuid;
 
 use crate::acts::{ask, draft};
 use crate::caller::Caller;
-use crate::child::{Serving, serve};
+use crate::child::serve;
 use crate::identity::Identity;
 use crate::system::{eventually, get};
 

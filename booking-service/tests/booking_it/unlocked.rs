@@ -125,14 +125,16 @@ async fn one_of_many_events_that_has_changed_is_enough_for_nothing_to_be_written
 }
 
 #[tokio::test]
-async fn what_was_read_too_long_ago_is_not_written() {
+async fn what_was_read_too_long_ago_or_before_the_clock_went_back_is_not_written() {
     let system = System::with_replicas(1).await;
     let event = system.event(5).await;
     let mut session = session(&system).await;
     let mut old = read(&system, &mut session, &event).await;
     let time = old.decision.effects.changes[0].time;
-    old.decision.effects.changes[0].time = time - Duration::from_secs(6);
-    assert!(!write(&mut session, &old).await);
+    for moment in [time - Duration::from_secs(6), time + Duration::from_secs(60)] {
+        old.decision.effects.changes[0].time = moment;
+        assert!(!write(&mut session, &old).await);
+    }
     old.decision.effects.changes[0].time = time;
     assert!(write(&mut session, &old).await);
     system.assert_consistent(&event).await;

@@ -2,9 +2,9 @@
 
 use std::process::{Child, Command, Stdio};
 
-use service_core::test_support::TestServer;
+use service_core::test_support::{TestServer, run};
 
-use crate::child::{run, serve};
+use crate::child::serve;
 use crate::report::{self, Counts};
 use crate::stage::{Stage, free_address};
 use crate::system::eventually;
@@ -76,7 +76,7 @@ async fn a_pooler_that_keeps_settings_from_sessions_is_refused_at_the_start_with
         stage.through(address);
         let (code, _, log) = tokio::task::spawn_blocking({
             let (url, identity) = (stage.database_url.clone(), stage.identity.address);
-            move || run(serve(&url, identity))
+            move || run(serve(&url, identity), "")
         })
         .await
         .unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use booking_service::MIGRATOR;
 use rowlock_proto::booking::v1 as pb;
 use service_core::auth::Role;
-use service_core::test_support::{TestDatabase, TestServer, TokenMint};
+use service_core::test_support::{Serving, TestDatabase, TestServer, TokenMint};
 use service_core::token::Claims;
 use sqlx::PgPool;
 use tonic::transport::{Channel, Endpoint};
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::acts::{ask, draft, offering_draft, party_draft};
 use crate::caller::Caller;
-use crate::child::{Serving, serve_on};
+use crate::child::serve_on;
 use crate::identity::Identity;
 use crate::load::Crowd;
 use crate::system::{eventually, get};
@@ -127,7 +127,7 @@ impl Stage {
 
     /// The id of a replica's process.
     pub(crate) fn process(&self, number: usize) -> u32 {
-        self.replicas[number].serving.as_ref().unwrap().id()
+        self.replicas[number].serving.as_ref().unwrap().pid()
     }
 
     /// Waits until all replicas that run are ready.

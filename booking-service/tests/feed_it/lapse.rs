@@ -54,10 +54,11 @@ async fn the_seat_of_a_lapsed_hold_goes_to_the_queue() {
     for (event, becomes) in
         [(&promoting, WaitlistEntryState::Promoted), (&offering, WaitlistEntryState::Offered)]
     {
-        let held = system.attendee().hold(event, 1).await;
+        let held = system.attendee().hold(event, 3_600).await;
         assert_eq!(held.state(), RegistrationState::Held);
         let head = system.attendee();
         let entry = head.join(event).await.unwrap();
+        let_lapse(&system, event, 1.0).await;
         heads.push((event, head, entry, becomes));
     }
     for (event, head, entry, becomes) in heads {

@@ -1,9 +1,9 @@
-"""What can be wrong with deploy/docker and deploy/kubernetes without a cluster to say so.
+"""What can be wrong with deploy/docker, deploy/kubernetes and deploy/observability without a cluster to say so.
 
 usage: manifests.py REPOSITORY FOLDER-OF-DEFINITIONS OVERLAY.yaml…
 
-Each OVERLAY.yaml is what `kubectl kustomize` made of an overlay; its name is the overlay's. `restored` is production after what the
-README of deploy/kubernetes does to restore booking's database.
+Each OVERLAY.yaml is what `kubectl kustomize` made of an overlay; its name is the overlay's. `restored` is production after
+deploy/kubernetes/restore, twice for booking and once for identity.
 """
 
 import json
@@ -21,9 +21,14 @@ KUBERNETES = ("1.30", "1.33")
 PROVIDED_SECRETS = {
     "local": {"identity-database", "booking-database", "booking-service-account", "identity-signing-keys", "postgres-password"},
     "production": {"identity-db-app", "identity-db-ca", "booking-db-app", "booking-db-ca", "booking-service-account", "identity-signing-keys"},
-    "restored": {"identity-db-app", "identity-db-ca", "booking-db-2-app", "booking-db-2-ca", "booking-service-account", "identity-signing-keys"},
+    "restored": {"identity-db-1-app", "identity-db-1-ca", "booking-db-2-app", "booking-db-2-ca", "booking-service-account", "identity-signing-keys"},
     "tls": {"identity-database", "booking-database", "booking-service-account", "identity-signing-keys", "identity-service-tls", "booking-service-tls"},
 }
+
+# Clusters that a restore leaves behind: kept until the books are proven.
+LEFT_BEHIND = {"restored": {"identity-db", "booking-db", "booking-db-1"}}
+# MiB for identity-service without its hashes: connections, calls, what it remembers.
+BESIDES_HASHES = 256
 
 repository, definitions = Path(sys.argv[1]), Path(sys.argv[2])
 wrong = []
@@ -79,6 +84,10 @@ def seconds(text):
     return int(text.removesuffix("s"))
 
 
+def mebibytes(text):
+    return int(text[:-2]) * {"Mi": 1, "Gi": 1024}[text[-2:]]
+
+
 def named(objects, kind):
     return {o["metadata"]["name"]: o for o in objects if o["kind"] == kind}
 
@@ -123,17 +132,32 @@ def check_pods(where, objects, secrets):
             if obj["kind"] == "Deployment":
                 drain = seconds(env["ROWLOCK_DRAIN_GRACE"]) + container["lifecycle"]["preStop"]["sleep"]["seconds"]
                 expect(pod["terminationGracePeriodSeconds"] > drain, f"{name}: is killed before it has drained, after {drain} s")
+                check_hashes(name, env, container["resources"]["limits"]["memory"])
+
+
+def check_hashes(name, env, limit):
+    """The memory that each thread keeps for hashing passwords fits in the pod's, whatever the node."""
+    if "identity-service" in name:
+        # Without the option there are as many threads as the node has cores.
+        threads, each = env.get("ROWLOCK_PASSWORD_HASH_THREADS"), int(env.get("ROWLOCK_PASSWORD_HASH_MEMORY_KIB", 19456))
+        needed = float(threads or "inf") * each / 1024 + BESIDES_HASHES
+        expect(needed <= mebibytes(limit), f"{name}: {limit} are too few with ROWLOCK_PASSWORD_HASH_THREADS={threads} of {each} KiB each")
 
 
 def check_backups(where, objects):
-    """Every database is archived to a store that is there, and has a schedule."""
-    stores, schedules = named(objects, "ObjectStore"), named(objects, "ScheduledBackup").values()
-    for name, cluster in named(objects, "Cluster").items():
+    """Every database is archived to a store that is there, and every one in use has a schedule."""
+    stores, clusters = named(objects, "ObjectStore"), named(objects, "Cluster")
+    in_use = clusters.keys() - LEFT_BEHIND.get(where, set())
+    scheduled = {s["spec"]["cluster"]["name"] for s in named(objects, "ScheduledBackup").values()}
+    expect(scheduled == in_use, f"{where}: Clusters in use are {in_use}, ScheduledBackups are of {scheduled}")
+    for name, pooler in named(objects, "Pooler").items():
+        expect(pooler["spec"]["cluster"]["name"] in in_use, f"{where}: Pooler {name}: its Cluster is not in use")
+    for name, cluster in clusters.items():
         used = {p["parameters"]["barmanObjectName"] for p in cluster["spec"].get("plugins", []) if p.get("isWALArchiver")}
         expect(used and used <= stores.keys(), f"{where}: Cluster {name}: its WAL goes to {used or 'no store'}")
-        # What a restore leaves behind is kept only until the books are proven.
-        left_behind = where == "restored" and name == "booking-db"
-        expect(left_behind or name in {s["spec"]["cluster"]["name"] for s in schedules}, f"{where}: Cluster {name} has no ScheduledBackup")
+        for source in cluster["spec"].get("externalClusters", []):
+            server = source["plugin"]["parameters"]["serverName"]
+            expect(server in clusters.keys() - {name}, f"{where}: Cluster {name} begins from the store of {server}")
 
 
 def chosen(selector, labels):
@@ -218,6 +242,9 @@ def check_docker():
     for name, service in services.items():
         for needed in service.get("depends_on", {}):
             expect(needed in services, f"compose: {name} depends on {needed}, which there is not")
+        # Compose copies everything else into the container, which is refused where nothing can be written.
+        sources = [compose[kind][use["source"]] for kind in ("configs", "secrets") for use in service.get(kind, [])]
+        expect(not service.get("read_only") or all("file" in s for s in sources), f"compose: {name} is read-only and is given what is no file")
         # `up --wait` fails when one ends that nobody waits for.
         expect((service["restart"] == "no") == (name in awaited), f"compose: {name} ends, and nobody waits for that; or waited for, and never ends")
         target = service.get("build", {}).get("target")
@@ -241,6 +268,19 @@ def check_docker():
         expect(f"\n!{member}\n" in ignore, f"the image's context lacks {member}")
 
 
+def check_queries():
+    """Alerts and panels ask for the series of our services alone: others have metrics of the same names."""
+    observability = repository / "deploy/observability"
+    rules = yaml.safe_load((observability / "prometheus-rule.yaml").read_text())["spec"]["groups"]
+    panels = json.loads((observability / "dashboard.json").read_text())["panels"]
+    asked = [(rule["alert"], rule["expr"]) for group in rules for rule in group["rules"]]
+    asked += [(panel["title"], target["expr"]) for panel in panels for target in panel.get("targets", [])]
+    for name, query in asked:
+        without_ranges = re.sub(r"\[[^]]*\]", "", query)
+        for metric, labels in re.findall(r"\b(up|ready|\w+_\w+)\b(?!\()({[^}]*})?", without_ranges):
+            expect("job=" in labels, f"{name}: asks everybody for {metric}")
+
+
 def main():
     schemas = custom_schemas()
     for path in map(Path, sys.argv[3:]):
@@ -253,6 +293,7 @@ def main():
         check_backups(path.stem, objects)
         check_databases(path.stem, objects)
     check_docker()
+    check_queries()
     for line in wrong:
         print(line, file=sys.stderr)
     sys.exit(1 if wrong else 0)

@@ -16,6 +16,7 @@ run_page() {
     }
     kind != "" { text = text $0 "\n" }' "$page" |
     sed -E "s#(localhost|127\.0\.0\.1):5005([0-9])#127.0.0.1:$((ROWLOCK_LOCAL_PORT_BASE / 10))\2#g; s#deploy/local/\.state#$ROWLOCK_LOCAL_STATE_DIR#g" >"$folder/lines"
+  [[ -s $folder/lines ]] || fail "$page has no lines to run"
   (cd "$repo" && "$BASH" -euo pipefail "$folder/lines") || fail "$page: the lines do not work as they stand: $(tail -n 20 "$(last_of "$folder"/*.out)")"
   for claims in "$folder"/*.json; do
     [[ -e $claims ]] || continue

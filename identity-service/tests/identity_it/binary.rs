@@ -13,11 +13,11 @@ use rowlock_proto::identity::v1::user_service_client::UserServiceClient;
 use rowlock_proto::identity::v1::{
     GetMeRequest, IssueServiceTokenRequest, Role, SignInRequest, SignInResponse,
 };
-use service_core::test_support::{TestCluster, TestDatabase};
+use service_core::test_support::{Serving, TestCluster, TestDatabase, run};
 use sqlx::migrate::Migrator;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::child::{Serving, binary, run};
+use crate::child::{binary, serve};
 use crate::server::{PASSWORD, sign_up, with_token};
 
 fn keys() -> (tempfile::TempDir, String) {
@@ -202,7 +202,7 @@ async fn migrate_brings_a_database_up_to_date_and_says_so() {
     let (code, out, err) = migrate();
     assert!(code == 0 && out.contains("up to date"), "{out}{err}");
     let (_keys, dir) = keys();
-    let (status, _) = Serving::start(&database, &dir, "info").stop("-TERM");
+    let (status, _) = serve(&database, &dir, &["--log-filter", "info"]).stop("-TERM");
     assert_eq!(status.code(), Some(0));
 }
 
@@ -221,7 +221,7 @@ async fn an_admin_is_made_once_and_reset_when_asked_for() {
     let from_file = ["--password-file", file.to_str().unwrap()];
     let (code, out, err) = run(admin_create(&database, &from_file), "");
     assert!(code == 0 && out.contains("created"), "{out}{err}");
-    let serving = Serving::start(&database, &dir, "info");
+    let serving = serve(&database, &dir, &["--log-filter", "info"]);
     let session = sign_in(&serving, "root@example.org", PASSWORD).await.unwrap();
     assert_eq!(session.user.unwrap().role(), Role::Admin);
 
@@ -249,7 +249,7 @@ async fn an_admin_is_made_once_and_reset_when_asked_for() {
 async fn a_user_is_not_made_an_admin_by_accident() {
     let database = TestCluster::database("identity", &MIGRATOR).await;
     let (_keys, dir) = keys();
-    let serving = Serving::start(&database, &dir, "info");
+    let serving = serve(&database, &dir, &["--log-filter", "info"]);
     AuthServiceClient::new(connect(&serving).await).sign_up(sign_up("root@example.org")).await.unwrap();
     let (code, _, err) = run(admin_create(&database, &[]), "another tram 82\n");
     assert!(code == 1 && err.contains("no active administrator"), "{err}");
@@ -272,7 +272,7 @@ async fn a_service_account_is_made_before_there_is_an_admin_and_its_secret_is_to
     };
     assert_eq!(out.lines().count(), 2, "a shell and a Secret can be made of it");
     assert!(!err.contains(&request.client_secret), "{err}");
-    let serving = Serving::start(&database, &dir, "info");
+    let serving = serve(&database, &dir, &["--log-filter", "info"]);
     let channel = Endpoint::from_shared(format!("http://{}", serving.grpc)).unwrap().connect_lazy();
     let issued = AuthServiceClient::new(channel).issue_service_token(request).await.unwrap().into_inner();
     assert!(!issued.access_token.is_empty());
@@ -307,7 +307,7 @@ async fn the_credentials_of_a_service_account_are_kept_in_files_and_made_once() 
     }
 
     let (_keys, keys) = keys();
-    let serving = Serving::start(&database, &keys, "info");
+    let serving = serve(&database, &keys, &["--log-filter", "info"]);
     AuthServiceClient::new(connect(&serving).await).issue_service_token(request.clone()).await.unwrap();
 
     let (code, out, err) = create(&kept);
@@ -367,7 +367,7 @@ async fn an_admins_password_keeps_the_rules() {
 async fn health_tells_whether_a_server_serves() {
     let database = TestCluster::database("identity", &MIGRATOR).await;
     let (_keys, dir) = keys();
-    let serving = Serving::start(&database, &dir, "info");
+    let serving = serve(&database, &dir, &["--log-filter", "info"]);
     let addr = format!("http://{}", serving.grpc);
     // Ready a moment after it listens.
     let mut answers = (0..1_000).map(|_| run(binary(&["health", "--addr", &addr]), ""));
@@ -385,7 +385,7 @@ async fn both_signals_end_it_with_exit_code_0() {
     let database = TestCluster::database("identity", &MIGRATOR).await;
     let (_keys, dir) = keys();
     for signal in ["-TERM", "-INT"] {
-        let serving = Serving::start(&database, &dir, "info");
+        let serving = serve(&database, &dir, &["--log-filter", "info"]);
         let (status, log) = serving.stop(signal);
         assert_eq!(status.code(), Some(0), "{log}");
     }
@@ -395,7 +395,7 @@ async fn both_signals_end_it_with_exit_code_0() {
 async fn logs_hold_no_password_no_token_and_no_address_at_any_level() {
     let database = TestCluster::database("identity", &MIGRATOR).await;
     let (_keys, dir) = keys();
-    let serving = Serving::start(&database, &dir, "trace");
+    let serving = serve(&database, &dir, &["--log-filter", "trace"]);
     let channel = connect(&serving).await;
     let mut auth = AuthServiceClient::new(channel.clone());
     auth.sign_up(sign_up("Ada.Quiet@example.org")).await.unwrap();

@@ -9,7 +9,7 @@ use rowlock_proto::identity::v1::auth_service_client::AuthServiceClient;
 use service_core::test_support::TestCluster;
 use tonic::transport::Endpoint;
 
-use crate::child::Serving;
+use crate::child::serve;
 use crate::server::{PASSWORD, TestServer, refusal};
 
 const WRONG: &str = "violet tram 82";
@@ -126,7 +126,7 @@ async fn a_flood_of_guesses_takes_the_memory_of_the_hashes_that_run_and_not_of_t
     let database = TestCluster::database("identity", &MIGRATOR).await;
     let keys = tempfile::tempdir().unwrap();
     KeyDir::new(keys.path(), false).generate(SigningAlgorithm::Es256, false).unwrap();
-    let serving = Serving::start(&database, keys.path().to_str().unwrap(), "info");
+    let serving = serve(&database, keys.path().to_str().unwrap(), &["--log-filter", "info"]);
     let channel = Endpoint::from_shared(format!("http://{}", serving.grpc)).unwrap().connect().await.unwrap();
     let before = peak_kib(serving.pid());
     let guesses: Vec<_> = (0..200)

@@ -7,11 +7,11 @@ use identity_service::MIGRATOR;
 use rowlock_proto::identity::v1::GetJwksRequest;
 use rowlock_proto::identity::v1::auth_service_client::AuthServiceClient;
 use service_core::config::ConfigErrors;
-use service_core::test_support::{TestAuthority, TestCertificate, TestCluster};
+use service_core::test_support::{TestAuthority, TestCertificate, TestCluster, run};
 use service_core::tls::ServerTls;
 use service_core::upstream::UpstreamOptions;
 
-use crate::child::{binary, run};
+use crate::child::binary;
 use crate::server::{PATIENCE, TestServer};
 
 async fn get_jwks(options: UpstreamOptions) -> Result<String, String> {

@@ -7,7 +7,7 @@ use rowlock_proto::identity::v1::{SignInRequest, SignUpRequest};
 use service_core::test_support::{CollectedSpan, TestCluster, TestCollector, attribute, hex, traced};
 use tonic::transport::Endpoint;
 
-use crate::child::Serving;
+use crate::child::serve;
 use crate::server::PASSWORD;
 
 const SAMPLED: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -30,7 +30,7 @@ async fn a_callers_trace_goes_into_the_statements_and_tells_nobodys_address_or_p
     KeyDir::new(keys.path(), false).generate(SigningAlgorithm::Es256, false).unwrap();
     let endpoint = format!("http://{}", collector.address);
     let arguments = ["--otlp-endpoint", &endpoint, "--otlp-sample-ratio", "0"];
-    let serving = Serving::with(&database, keys.path().to_str().unwrap(), &arguments);
+    let serving = serve(&database, keys.path().to_str().unwrap(), &arguments);
     let channel = Endpoint::from_shared(format!("http://{}", serving.grpc)).unwrap().connect_lazy();
 
     let mut auth = AuthServiceClient::new(channel);

@@ -54,6 +54,10 @@ impl Methods {
         Self(Arc::new(own.chain(infrastructure).map(|method| (method.path, method)).collect()))
     }
 
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &'static str> {
+        self.0.keys().copied()
+    }
+
     pub(crate) fn find(&self, path: &str) -> Option<Method> {
         self.0.get(path).copied()
     }

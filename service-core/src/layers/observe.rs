@@ -37,6 +37,19 @@ impl Middleware for ObserveLayer {
     }
 }
 
+/// Shows the counters of bugs from the start on: an alert on a rise needs the value before it.
+pub(crate) fn begin_to_count(methods: &Methods) {
+    for rpc in methods.paths() {
+        for code in [Code::Internal, Code::Unknown, Code::DataLoss] {
+            count(rpc, code).increment(0);
+        }
+    }
+}
+
+fn count(rpc: &'static str, code: Code) -> metrics::Counter {
+    metrics::counter!("grpc_requests_total", "rpc" => rpc, "code" => name(code))
+}
+
 struct Call {
     rpc: &'static str,
     began: Instant,
@@ -68,7 +81,7 @@ impl Call {
 
     fn record(&self, code: Code, headers: &HeaderMap) {
         let (rpc, took) = (self.rpc, self.began.elapsed());
-        metrics::counter!("grpc_requests_total", "rpc" => rpc, "code" => name(code)).increment(1);
+        count(rpc, code).increment(1);
         metrics::histogram!("grpc_request_duration_seconds", "rpc" => rpc).record(took.as_secs_f64());
         let _in_span = self.span.enter();
         // Reading it out of the details costs as much as writing it there, and a rush is refused by the thousand.

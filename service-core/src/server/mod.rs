@@ -24,7 +24,7 @@ use crate::layers::auth::AuthLayer;
 use crate::layers::catch_panic::CatchPanicLayer;
 use crate::layers::drain::DrainLayer;
 use crate::layers::load_shed::LoadShedLayer;
-use crate::layers::observe::ObserveLayer;
+use crate::layers::observe::{self, ObserveLayer};
 use crate::layers::{
     CallerStreamsLayer, DeadlineLayer, Entrance, ErrorInfoLayer, Handlers, Methods, Next, OpenStreams,
     RateLimitLayer, RequestIdLayer, Through,
@@ -110,7 +110,7 @@ impl GrpcServer {
         listeners: Listeners,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        descriptors::warn_if_too_few(&self.config);
+        descriptors::raise_limit(&self.config);
         let tls = self.config.tls.clone().map(Acceptor::load).transpose().context("TLS cannot be spoken")?;
         let connections = connection::accept(listeners.grpc, &self.config, tls.clone());
         let last_call = CancellationToken::new();
@@ -194,6 +194,7 @@ impl GrpcServer {
         rate_limits: RateLimitLayer,
     ) -> Entrance<impl Next + use<>> {
         let (domain, methods) = (self.domain, Methods::new(self.access, self.streams));
+        observe::begin_to_count(&methods);
         let way = ServiceBuilder::new()
             // Outermost, so that everything below logs under the request id and every answer carries it.
             .layer(Through(RequestIdLayer { ids: self.ids.clone(), methods: methods.clone() }))

@@ -20,6 +20,7 @@
 )]
 
 mod certificates;
+mod child;
 mod cluster;
 mod collector;
 mod database;
@@ -33,6 +34,7 @@ mod token_cases;
 mod token_mint;
 
 pub use certificates::{TestAuthority, TestCertificate};
+pub use child::{Serving, program, run};
 pub use cluster::TestCluster;
 pub use collector::{CollectedSpan, TestCollector, attribute, hex, traced};
 pub use database::TestDatabase;

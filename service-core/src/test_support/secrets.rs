@@ -28,7 +28,9 @@ fn secret_in(line: &str) -> Option<&'static str> {
         let (before, after) = word.split_once('@')?;
         if let Some((_, user)) = before.split_once("://") {
             let password = user.split_once(':').map_or("", |(_, password)| password);
-            return (!password.is_empty() && !password.contains('*')).then_some("a password");
+            // `password` is what the pattern of a URL has in its place.
+            let is_shown = !password.is_empty() && !password.contains('*') && password != "password";
+            return is_shown.then_some("a password");
         }
         let domain = after.trim_end_matches(['.', ':']);
         let address = !before.is_empty() && domain.split_once('.').is_some_and(|(_, top)| !top.is_empty());

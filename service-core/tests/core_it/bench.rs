@@ -136,11 +136,21 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     (status, body)
 }
 
+/// How far this series has counted, at all servers of this process.
+pub(crate) fn counted(series: &str) -> u64 {
+    let page = telemetry().render();
+    let mut lines = page.lines().filter_map(|line| line.rsplit_once(' '));
+    lines.find(|(name, _)| *name == series).map_or(0, |(_, count)| count.parse().unwrap())
+}
+
 /// How many connections were cut for this reason, at all servers of this process.
-pub(crate) async fn cut(bench: &Bench, reason: &str) -> u64 {
-    let metrics = bench.get("/metrics").await.1;
-    let name = format!("grpc_connections_cut_total{{reason=\"{reason}\"}} ");
-    metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+pub(crate) fn cut(reason: &str) -> u64 {
+    counted(&format!("grpc_connections_cut_total{{reason=\"{reason}\"}}"))
+}
+
+/// Waits, in a process of its own, until whoever started it is gone or does not want it any more: then its standard input ends.
+pub(crate) async fn until_left_alone() {
+    let _ = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink())).await;
 }
 
 /// Asks until the answer is yes.

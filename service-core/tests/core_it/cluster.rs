@@ -7,7 +7,7 @@ use service_core::test_support::TestCluster;
 use sqlx::migrate::Migrator;
 use tokio::net::TcpStream;
 
-use crate::bench::eventually;
+use crate::bench::{eventually, until_left_alone};
 
 pub(crate) static FIRST: Migrator = sqlx::migrate!("tests/core_it/migrations/first");
 
@@ -30,7 +30,7 @@ async fn holds_a_cluster() {
     let folder: String =
         sqlx::query_scalar("SHOW data_directory").fetch_one(&database.pool(1)).await.unwrap();
     println!("held {} {folder}", database.url);
-    std::future::pending::<()>().await;
+    until_left_alone().await;
 }
 
 #[tokio::test]
@@ -40,6 +40,7 @@ async fn a_killed_test_process_leaves_neither_server_nor_folder_behind() {
     }
     let mut holder = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "cluster::holds_a_cluster", "--ignored", "--nocapture"])
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -49,8 +49,11 @@ async fn health_and_readyz_follow_the_readiness() {
 async fn the_port_for_operations_has_metrics_and_what_the_service_adds() {
     let bench = Bench::start().await;
     bench.call("Echo", Request::new("x".to_owned())).await.unwrap();
-    let (status, metrics) = bench.get("/metrics").await;
-    assert_eq!((status, metrics.contains("grpc_requests_total")), (200, true));
+    eventually(async || {
+        let (status, metrics) = bench.get("/metrics").await;
+        status == 200 && metrics.contains(r#"grpc_requests_total{rpc="/test.Probe/Echo",code="OK"}"#)
+    })
+    .await;
     assert_eq!(bench.get("/extra").await, (200, "more".to_owned()));
     assert_eq!(bench.get("/nothing").await.0, 404);
 }
@@ -106,7 +109,7 @@ async fn a_taken_address_is_named() {
 async fn a_connection_that_is_too_old_lets_its_calls_end_and_is_then_cut() {
     let bench = Bench::with(|config| {
         config.max_connection_age = Duration::from_millis(200);
-        config.max_connection_age_grace = Duration::from_millis(1_500);
+        config.max_connection_age_grace = Duration::from_secs(5);
     })
     .await;
     let channel = bench.channel();
@@ -122,14 +125,14 @@ async fn a_connection_that_is_too_old_lets_its_calls_end_and_is_then_cut() {
     let first = peer().await.unwrap();
     // After the GOAWAY new calls go over a new connection, if not at the first try of this client.
     eventually(async || peer().await.is_some_and(|peer| peer != first)).await;
-    assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     bench.probe.gate.add_permits(1);
     assert_eq!(old.await.unwrap().unwrap().into_inner(), "done");
     assert!(watch.message().await.is_err(), "the stream outlived its connection");
     for reason in ["age", "grace"] {
-        eventually(async || cut(&bench, reason).await > 0).await;
+        eventually(async || cut(reason) > 0).await;
     }
-    assert!(began.elapsed() >= Duration::from_millis(1_700), "{:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_millis(5_200), "{:?}", began.elapsed());
 }
 
 /// One request over a connection that stays open: whether it is answered.

@@ -5,15 +5,21 @@ use std::process::{Child, Command, Stdio};
 
 use service_core::lifecycle::Shutdown;
 
+use crate::bench::until_left_alone;
+
 /// Not a test of its own: what the test below runs in a process of its own.
 #[tokio::test]
 #[ignore = "waits for signals"]
 async fn waits_for_signals() {
     let shutdown = Shutdown::on_signals().unwrap();
     println!("\nlistening");
-    shutdown.token().cancelled().await;
+    let asked = shutdown.token();
+    tokio::select! {
+        () = asked.cancelled() => {}
+        () = until_left_alone() => return,
+    }
     println!("\ndraining");
-    std::future::pending::<()>().await;
+    until_left_alone().await;
 }
 
 fn send(signal: &str, to: &Child) {
@@ -26,6 +32,7 @@ fn the_first_signal_drains_and_the_second_ends_the_process() {
     {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "signals::waits_for_signals", "--ignored", "--nocapture"])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

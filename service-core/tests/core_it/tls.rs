@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tonic::Request;
 use tonic::transport::Channel;
 
-use crate::bench::{Bench, eventually, streaming, unary};
+use crate::bench::{Bench, counted, eventually, streaming, unary};
 
 /// A server over TLS, and the folder of its certificates.
 struct Secure {
@@ -149,9 +149,9 @@ async fn a_new_certificate_is_taken_up_and_connections_that_stand_go_on() {
     let (new_cert, new_key) = certificate.write(secure.dir.path(), "new");
     let at = |name: &str| secure.dir.path().join(name);
     for broken in [std::fs::read(&new_cert).unwrap(), b"no PEM".to_vec()] {
-        let before = failed_reloads(&secure.bench).await;
+        let before = failed_reloads();
         std::fs::write(at("server.crt"), broken).unwrap();
-        eventually(async || failed_reloads(&secure.bench).await > before).await;
+        eventually(async || failed_reloads() > before).await;
         assert_eq!(echo(upstream(secure.options()).channel()).await.unwrap(), "hello");
     }
 
@@ -167,10 +167,8 @@ async fn a_new_certificate_is_taken_up_and_connections_that_stand_go_on() {
     assert!(echo(client.channel()).await.is_err(), "the authority from before is trusted no more");
 }
 
-async fn failed_reloads(bench: &Bench) -> u64 {
-    let metrics = bench.get("/metrics").await.1;
-    let line = metrics.lines().find(|line| line.starts_with("tls_reloads_total{outcome=\"failed\"}"));
-    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+fn failed_reloads() -> u64 {
+    counted("tls_reloads_total{outcome=\"failed\"}")
 }
 
 #[tokio::test]

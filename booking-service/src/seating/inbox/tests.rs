@@ -292,11 +292,13 @@ async fn looking_at_busy_events_takes_no_more_than_a_batch() {
 async fn that_an_event_was_busy_is_remembered_for_a_while() {
     let (inbox, mut answers) = inbox(10_000, &[(1, 1)]);
     wait_in_vain(&inbox).await;
+    assert_eq!(inbox.busy(), 1);
     answers.clear();
     // Nobody waits for it any more.
     let gone = next(&inbox).await;
     assert_eq!((gone.commands.len(), gone.locking), (0, Locking::IfFree));
     drop(gone);
+    assert_eq!(inbox.busy(), 0, "nobody wants it");
     let (late, answer) = command(1, 1);
     inbox.push(late).unwrap();
     answers.push(answer);

@@ -18,7 +18,8 @@ use crate::domain::event::EventRecord;
 use crate::domain::registration::Labels;
 
 /// For how long what was read without a lock is true enough to be written, by the database's clock. A replica that stands
-/// still in between must not let somebody in long after registration has closed.
+/// still in between must not let somebody in long after registration has closed. If that clock has gone back since, as it may
+/// where another server has taken over, nobody knows how long it was.
 const FACTS_LIVE: Duration = Duration::from_secs(5);
 
 /// How to find out later whether a batch was committed: rows that this attempt, and no other, has written, one for each
@@ -181,7 +182,9 @@ macro_rules! query_write {
                  ORDER BY e.id FOR UPDATE OF e
             ), "# + $drawn + r#" AS MATERIALIZED (
                 SELECT nextval('change_batches') AS batch
-                 WHERE (SELECT count(*) FROM locked WHERE COALESCE(clock_timestamp() < $11::timestamptz, true))
+                 WHERE (SELECT count(*) FROM locked
+                         WHERE $11::timestamptz IS NULL
+                            OR clock_timestamp() BETWEEN $10::timestamptz AND $11::timestamptz)
                        = cardinality($1::uuid[])
             ), "# + $before + r#"counters AS (
                 UPDATE events e
@@ -282,7 +285,7 @@ macro_rules! query_write {
     };
 }
 
-/// Writes a batch if its events are what they were, and it is not yet `until`, and gives its number.
+/// Writes a batch if its events are what they were, and it is between the time of their facts and `until`, and gives its number.
 async fn write(
     connection: &mut PgConnection,
     versions: &[EventVersion],

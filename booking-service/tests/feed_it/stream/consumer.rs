@@ -1,5 +1,7 @@
 //! A backend that keeps a copy from the changes alone, and is killed time and again.
 
+use std::time::Instant;
+
 use rand::{Rng, RngExt, SeedableRng};
 use rowlock_proto::booking::v1 as pb;
 
@@ -77,7 +79,9 @@ async fn a_consumer_that_is_killed_twenty_times_has_it_all_in_the_end() {
         organizer.cancel_event(event, "").await.unwrap();
     }
     // A hold may lapse while we look: then the log has more by the time the rows are read, and we read on.
+    let began = Instant::now();
     loop {
+        assert!(began.elapsed() < PATIENCE, "the log never told of the last change");
         let mut stream = consumer.stream(&copy.token, "", false).await.unwrap();
         while let Some(told) = next(&mut stream).await.unwrap() {
             copy.apply(told);

@@ -1,0 +1,2 @@
+-- Beside booking, which the image makes.
+CREATE DATABASE identity;
