@@ -31,6 +31,7 @@ pub mod config;
 pub mod demo;
 pub mod domain;
 pub mod feed;
+mod gather;
 pub mod grpc;
 pub mod identity;
 pub mod seating;

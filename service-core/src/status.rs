@@ -1,11 +1,14 @@
 //! How an error looks on the wire: a code, a message for people, and machine-readable details.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use prost::Message;
+use prost_types::Any;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+use tonic_types::pb;
 
 use crate::validation::Violation;
 
@@ -119,29 +122,55 @@ impl Failure {
     }
 }
 
+/// `google.rpc.ErrorInfo` with its metadata in order: equal errors are equal bytes then, which a connection sends once and
+/// refers to afterwards (HPACK), and a rush is refused with equal errors.
+#[derive(Clone, PartialEq, prost::Message)]
+struct ErrorInfo {
+    #[prost(string, tag = "1")]
+    reason: String,
+    #[prost(string, tag = "2")]
+    domain: String,
+    #[prost(btree_map = "string, string", tag = "3")]
+    metadata: BTreeMap<String, String>,
+}
+
+/// The longest that a `google.protobuf.Duration` may be.
+const LONGEST_DELAY: prost_types::Duration = prost_types::Duration { seconds: 315_576_000_000, nanos: 0 };
+
+fn any(name: &str, message: &impl Message) -> Any {
+    Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
+}
+
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
-        let metadata: Vec<(String, String)> =
-            failure.metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        let mut details = ErrorDetails::with_error_info(
-            failure.reason,
-            failure.domain,
-            metadata.into_iter().collect::<std::collections::HashMap<_, _>>(),
-        );
+        let mut details = Vec::with_capacity(3);
+        if let Some(delay) = failure.retry_after {
+            let retry_delay = Some(prost_types::Duration::try_from(delay).unwrap_or(LONGEST_DELAY));
+            details.push(any("google.rpc.RetryInfo", &pb::RetryInfo { retry_delay }));
+        }
+        let info = ErrorInfo {
+            reason: failure.reason.to_owned(),
+            domain: failure.domain.to_owned(),
+            metadata: failure.metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+        };
+        details.push(any("google.rpc.ErrorInfo", &info));
         if !failure.violations.is_empty() {
-            let violations: Vec<FieldViolation> =
-                failure.violations.into_iter().map(|v| FieldViolation::new(v.field, v.description)).collect();
-            details.set_bad_request(violations);
+            let violation = |Violation { field, description }| pb::bad_request::FieldViolation {
+                field,
+                description,
+                ..Default::default()
+            };
+            let field_violations = failure.violations.into_iter().map(violation).collect();
+            details.push(any("google.rpc.BadRequest", &pb::BadRequest { field_violations }));
         }
-        if failure.retry_after.is_some() {
-            details.set_retry_info(failure.retry_after);
-        }
+        let details = pb::Status { code: failure.code.into(), message: failure.message.clone(), details };
         let mut trailers = MetadataMap::new();
         if let Some(delay) = failure.retry_after.filter(|_| failure.pushed_back) {
             let pause = i32::try_from(spread(delay).as_millis()).unwrap_or(i32::MAX);
             trailers.insert(PUSHBACK, pause.into());
         }
-        Status::with_error_details_and_metadata(failure.code, failure.message, details, trailers)
+        let details = details.encode_to_vec().into();
+        Status::with_details_and_metadata(failure.code, failure.message, details, trailers)
     }
 }
 
@@ -156,7 +185,20 @@ fn spread(delay: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use tonic_types::StatusExt;
+
     use super::*;
+
+    #[test]
+    fn equal_failures_are_equal_bytes() {
+        let failure = || {
+            let failure = Failure::new(Code::FailedPrecondition, "test.rowlock", "THING_FULL", "it is full");
+            Status::from(failure.with("one", 1).with("two", 2).with("three", 3).with("four", 4))
+        };
+        for _ in 0..20 {
+            assert_eq!(failure().details(), failure().details());
+        }
+    }
 
     #[test]
     fn a_status_carries_reason_violations_and_the_time_to_retry() {

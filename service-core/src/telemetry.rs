@@ -9,6 +9,7 @@ use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing::span::Record;
 use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::{JsonFields, Writer};
 use tracing_subscriber::fmt::{FormatFields, FormattedFields};
 use tracing_subscriber::layer::SubscriberExt;
@@ -77,6 +78,8 @@ pub fn init(config: &TelemetryConfig) -> anyhow::Result<MetricsHandle> {
         return Ok(handle.clone());
     }
     let filter = EnvFilter::try_new(&config.filter).context("the log filter is malformed")?;
+    // A level needs no such filter, which takes a lock each time that a span is entered or left.
+    let level = config.filter.parse::<LevelFilter>().ok();
     let colours = std::io::stderr().is_terminal();
     // Its type holds what is below it.
     macro_rules! logs {
@@ -92,8 +95,14 @@ pub fn init(config: &TelemetryConfig) -> anyhow::Result<MetricsHandle> {
     // A test may have a subscriber of its own already; that one stays.
     let registry = tracing_subscriber::registry();
     let _ = match (&config.traces, config.format) {
-        (None, LogFormat::Json) => registry.with(filter).with(json!()).try_init(),
-        (None, LogFormat::Pretty) => registry.with(filter).with(logs!()).try_init(),
+        (None, LogFormat::Json) => match level {
+            Some(level) => registry.with(level).with(json!()).try_init(),
+            None => registry.with(filter).with(json!()).try_init(),
+        },
+        (None, LogFormat::Pretty) => match level {
+            Some(level) => registry.with(level).with(logs!()).try_init(),
+            None => registry.with(filter).with(logs!()).try_init(),
+        },
         // The filter is that of the logs alone: statements are traced whatever is logged.
         (Some(_), LogFormat::Json) => {
             registry.with(trace::statements()).with(json!().with_filter(filter)).try_init()

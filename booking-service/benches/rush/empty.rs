@@ -45,7 +45,7 @@ impl EmptyServer {
         let serving = async move {
             let listeners = Listeners::bind(&config).await?;
             let address = listeners.grpc.local_addr()?;
-            let logs = TelemetryConfig { format: LogFormat::Json, filter: "error".to_owned(), traces: None };
+            let logs = TelemetryConfig { format: LogFormat::Json, filter: "info".to_owned(), traces: None };
             let server = GrpcServer {
                 config,
                 domain: "empty.rush",

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use super::busy::Busy;
 use super::{CommandError, Pending};
 use crate::domain::command::Action;
+use crate::gather::gather;
 
 /// The most commands that one batch takes. Twice as many would seat a crowd 8 % faster, and cost its neighbours, who wait for
 /// the processors behind a batch's answers, half as much again and more (see `benches/README.md`).
@@ -23,8 +23,6 @@ pub(super) const BATCH: usize = 128;
 /// From so many commands on an event is given a batch of its own: there is little left to share, and its neighbours need
 /// not wait for its rows to be written.
 const CROWD: usize = 64;
-/// How often a batch yields for company at most.
-const GATHER: usize = 4;
 /// How many commands for one busy event are tried at a time.
 const BUSY_BATCH: usize = 64;
 /// How long it is remembered that an event was busy when nobody asks for it any more: the next who does would otherwise
@@ -92,8 +90,11 @@ impl Batch {
 impl Drop for Batch {
     fn drop(&mut self) {
         let put_back = std::mem::take(&mut self.put_back);
-        self.inbox.state().release(&self.events, put_back, self.timed_out, Instant::now());
-        self.inbox.changed.notify_one();
+        let mut state = self.inbox.state();
+        state.release(&self.events, put_back, self.timed_out, Instant::now());
+        if state.wants_a_runner() {
+            self.inbox.changed.notify_one();
+        }
     }
 }
 
@@ -129,8 +130,9 @@ impl Inbox {
     /// # Errors
     /// There is no room, or the inbox is closed. Nothing was changed.
     pub(super) fn push(&self, pending: Pending) -> Result<(), CommandError> {
-        self.state().push(pending, Instant::now())?;
-        self.changed.notify_one();
+        if self.state().push(pending, Instant::now())? {
+            self.changed.notify_one();
+        }
         Ok(())
     }
 
@@ -159,7 +161,7 @@ impl Inbox {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            self.gather().await;
+            gather(|| self.waiting()).await;
             let next = self.state().take(Instant::now());
             match next {
                 Next::Batch { commands, events, locking, more } => {
@@ -184,18 +186,6 @@ impl Inbox {
         }
     }
 
-    /// Lets those come along whose calls have arrived already but were not looked at yet: not by the clock, but as long as the
-    /// runtime's other tasks bring more.
-    async fn gather(&self) {
-        let mut waiting = self.waiting();
-        for _ in 0..GATHER {
-            yield_now().await;
-            if std::mem::replace(&mut waiting, self.waiting()) == waiting {
-                return;
-            }
-        }
-    }
-
     fn batch(self: &Arc<Self>, commands: Vec<Pending>, events: Vec<Uuid>, locking: Locking) -> Batch {
         Batch { commands, locking, events, put_back: Vec::new(), timed_out: false, inbox: Arc::clone(self) }
     }
@@ -211,7 +201,7 @@ enum Next {
         commands: Vec<Pending>,
         events: Vec<Uuid>,
         locking: Locking,
-        /// Whether there is something for another runner, too, be it only to look at a busy event in time.
+        /// Whether there is something for another runner, too.
         more: bool,
     },
     Nothing {
@@ -258,7 +248,9 @@ struct Waiting {
 }
 
 impl State {
-    fn push(&mut self, pending: Pending, now: Instant) -> Result<(), CommandError> {
+    /// Takes a command in. Whether a runner is to come for it: one that has the event comes back by itself, and to one that
+    /// is ready already somebody is on the way.
+    fn push(&mut self, pending: Pending, now: Instant) -> Result<bool, CommandError> {
         if self.closed {
             return Err(CommandError::ShuttingDown);
         }
@@ -270,13 +262,14 @@ impl State {
             }
         }
         let event = self.events.entry(event_id).or_default();
-        if !event.is_ready && !event.is_taken && event.busy.is_none() {
+        let is_wanted = !event.is_ready && !event.is_taken;
+        if is_wanted && event.busy.is_none() {
             event.is_ready = true;
             self.ready.push_back(event_id);
         }
         event.commands.push_back(pending);
         self.waiting += 1;
-        Ok(())
+        Ok(is_wanted)
     }
 
     fn is_full(&self, event_id: Uuid) -> bool {
@@ -397,9 +390,13 @@ impl State {
     }
 
     fn batch(&self, commands: Vec<Pending>, events: Vec<Uuid>, locking: Locking) -> Next {
+        Next::Batch { commands, events, locking, more: self.wants_a_runner() }
+    }
+
+    /// Whether there is something that no runner has come for yet, be it only to look at a busy event in time.
+    fn wants_a_runner(&self) -> bool {
         let busy = |id| self.events.get(id).is_some_and(Waiting::wants_a_runner);
-        let more = !self.ready.is_empty() || self.busy.iter().any(busy);
-        Next::Batch { commands, events, locking, more }
+        !self.ready.is_empty() || self.busy.iter().any(busy)
     }
 
     /// Whether an organizer's command is among the next for this event. It gets a batch of its own: to end an event, or to seat

@@ -187,22 +187,24 @@ pub async fn list(
     after: Option<(OffsetDateTime, Uuid)>,
     limit: i64,
 ) -> Result<Vec<EventRecord>, StoreError> {
+    // Asked on the pool itself, each row would pass through one more stream.
+    let mut connection = pool.acquire().await?;
     if filter.only_available {
-        return list_available(pool, filter, after, limit).await;
+        return list_available(&mut connection, filter, after, limit).await;
     }
-    read(query_page!("", filter, after, limit).fetch_all(pool).await?)
+    read(query_page!("", filter, after, limit).fetch_all(&mut *connection).await?)
 }
 
 /// Those that are open now and have seats for a newcomer. Most have not begun; those that run and are open still have an
 /// index of their own, so that whatever has ever begun and ended is passed over.
 async fn list_available(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     filter: &EventFilter,
     after: Option<(OffsetDateTime, Uuid)>,
     limit: i64,
 ) -> Result<Vec<EventRecord>, StoreError> {
     // One moment parts the two, so that no event is in neither.
-    let now = database_time(&mut *pool.acquire().await?).await?;
+    let now = database_time(&mut *connection).await?;
     let mut rows = query_page!(
         " AND state = 'PUBLISHED' AND seats_remaining > 0 AND (waitlist_size = 0 OR queue_discipline = 'SKIP_AHEAD')
           AND COALESCE(registration_open_time <= $10, true)
@@ -213,7 +215,7 @@ async fn list_available(
         limit,
         now
     )
-    .fetch_all(pool)
+    .fetch_all(&mut *connection)
     .await?;
     let rest = limit - i64::try_from(rows.len()).unwrap_or(limit);
     if rest > 0 {
@@ -226,7 +228,7 @@ async fn list_available(
             rest,
             now
         );
-        rows.extend(upcoming.fetch_all(pool).await?);
+        rows.extend(upcoming.fetch_all(connection).await?);
     }
     read(rows)
 }

@@ -12,11 +12,11 @@ use service_core::trace::Span;
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::yield_now;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::StoreError;
+use crate::gather::gather;
 
 /// The most ids in one statement.
 const MOST: usize = 256;
@@ -92,8 +92,7 @@ async fn run<V: Clone + Send + 'static>(
         };
         let Some(first) = first else { return };
         let mut wanted = vec![first];
-        // Whose calls have arrived already, but were not looked at yet, come along.
-        yield_now().await;
+        gather(|| inbox.len()).await;
         while wanted.len() < MOST
             && let Ok(more) = inbox.try_recv()
         {
@@ -125,6 +124,7 @@ async fn answer<V: Clone>(
     let mut ids: Vec<Uuid> = wanted.iter().map(|wanted| wanted.id).collect();
     ids.sort_unstable();
     ids.dedup();
+    let each_has_its_own = ids.len() == wanted.len();
     let found = async {
         let mut connection = match connection {
             Some(connection) => connection,
@@ -134,10 +134,11 @@ async fn answer<V: Clone>(
         Ok((found, connection))
     };
     match found.await {
-        Ok((found, connection)) => {
+        Ok((mut found, connection)) => {
             for Wanted { id, reply, .. } in wanted {
+                let value = if each_has_its_own { found.remove(&id) } else { found.get(&id).cloned() };
                 // Whoever is gone does not hear it.
-                let _ = reply.send(Ok(found.get(&id).cloned()));
+                let _ = reply.send(Ok(value));
             }
             Some(connection)
         }

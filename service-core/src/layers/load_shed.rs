@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Code;
 
@@ -29,6 +30,7 @@ pub(crate) struct LoadShedLayer {
     places: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     infrastructure_streams: Arc<Semaphore>,
+    in_flight: Gauge,
 }
 
 impl Middleware for LoadShedLayer {
@@ -51,8 +53,7 @@ impl Middleware for LoadShedLayer {
             let Ok(_place) = self.places.try_acquire() else {
                 return self.shed("calls", "too many calls at once");
             };
-            metrics::gauge!("grpc_calls_in_flight").increment(1.0);
-            let _leaves = Leaves;
+            let _in_flight = InFlight::counted(&self.in_flight);
             next.run(request).await
         };
         match stream {
@@ -70,6 +71,7 @@ impl LoadShedLayer {
             places: Arc::new(Semaphore::new(max_calls)),
             streams: Arc::new(Semaphore::new(max_streams)),
             infrastructure_streams: Arc::new(Semaphore::new(INFRASTRUCTURE_STREAMS)),
+            in_flight: metrics::gauge!("grpc_calls_in_flight"),
         }
     }
 
@@ -93,12 +95,19 @@ impl LoadShedLayer {
     }
 }
 
-/// Counts down also when the client goes away in between.
-struct Leaves;
+/// A call, counted until it ends or its client goes away.
+struct InFlight<'a>(&'a Gauge);
 
-impl Drop for Leaves {
+impl<'a> InFlight<'a> {
+    fn counted(calls: &'a Gauge) -> Self {
+        calls.increment(1.0);
+        Self(calls)
+    }
+}
+
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        metrics::gauge!("grpc_calls_in_flight").decrement(1.0);
+        self.0.decrement(1.0);
     }
 }
 

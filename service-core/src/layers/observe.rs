@@ -1,10 +1,13 @@
 //! One log line and the metrics of every call, written when its last frame is sent.
 
+use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use http::HeaderMap;
 use http_body::SizeHint;
+use metrics::{Counter, Histogram};
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -17,16 +20,59 @@ use crate::trace;
 
 /// Observes calls. For a stream the call ends with its last frame; one that the client leaves is CANCELLED.
 #[derive(Clone)]
-pub(crate) struct ObserveLayer {
-    pub(crate) methods: Methods,
+pub(crate) struct ObserveLayer(Arc<Meters>);
+
+impl ObserveLayer {
+    /// Shows the counters of bugs from the start on: an alert on a rise needs the value before it.
+    pub(crate) fn new(methods: &Methods) -> Self {
+        let known: HashMap<_, _> = methods.paths().map(|path| (path, Arc::new(Meter::new(path)))).collect();
+        for meter in known.values() {
+            for code in [Code::Internal, Code::Unknown, Code::DataLoss] {
+                meter.ended(code).increment(0);
+            }
+        }
+        Self(Arc::new(Meters { known, unknown: Arc::new(Meter::new(UNKNOWN)) }))
+    }
+}
+
+struct Meters {
+    known: HashMap<&'static str, Arc<Meter>>,
+    unknown: Arc<Meter>,
+}
+
+/// What is measured of a method's calls. It keeps what it measures with: to find that anew for each call is dear.
+struct Meter {
+    rpc: &'static str,
+    seconds: OnceLock<Histogram>,
+    /// By code. Those that never come make no series.
+    ended: [OnceLock<Counter>; CODES],
+}
+
+/// OK is 0, UNAUTHENTICATED 16.
+const CODES: usize = 17;
+
+impl Meter {
+    fn new(rpc: &'static str) -> Self {
+        Self { rpc, seconds: OnceLock::new(), ended: [const { OnceLock::new() }; CODES] }
+    }
+
+    fn seconds(&self) -> &Histogram {
+        self.seconds.get_or_init(|| metrics::histogram!("grpc_request_duration_seconds", "rpc" => self.rpc))
+    }
+
+    fn ended(&self, code: Code) -> Counter {
+        let counter = || metrics::counter!("grpc_requests_total", "rpc" => self.rpc, "code" => name(code));
+        let kept = usize::try_from(i32::from(code)).ok().and_then(|code| self.ended.get(code));
+        kept.map_or_else(counter, |kept| kept.get_or_init(counter).clone())
+    }
 }
 
 impl Middleware for ObserveLayer {
     async fn handle(&self, request: Request, next: &impl Next) -> Response {
-        let rpc = self.methods.find(request.uri().path()).map_or(UNKNOWN, |method| method.path);
+        let meter = Arc::clone(self.0.known.get(request.uri().path()).unwrap_or(&self.0.unknown));
         // Recorded on drop: also if the client goes away before there is an answer.
         let (span, trace) = (Span::current(), trace::Span::current());
-        let call = Call { rpc, began: Instant::now(), span, trace, ended: false };
+        let call = Call { meter, began: Instant::now(), span, trace, ended: false };
         let response = next.run(request).await;
         let (parts, body) = response.into_parts();
         if parts.headers.contains_key(Status::GRPC_STATUS) {
@@ -37,21 +83,8 @@ impl Middleware for ObserveLayer {
     }
 }
 
-/// Shows the counters of bugs from the start on: an alert on a rise needs the value before it.
-pub(crate) fn begin_to_count(methods: &Methods) {
-    for rpc in methods.paths() {
-        for code in [Code::Internal, Code::Unknown, Code::DataLoss] {
-            count(rpc, code).increment(0);
-        }
-    }
-}
-
-fn count(rpc: &'static str, code: Code) -> metrics::Counter {
-    metrics::counter!("grpc_requests_total", "rpc" => rpc, "code" => name(code))
-}
-
 struct Call {
-    rpc: &'static str,
+    meter: Arc<Meter>,
     began: Instant,
     span: Span,
     trace: trace::Span,
@@ -80,14 +113,15 @@ impl Call {
     }
 
     fn record(&self, code: Code, headers: &HeaderMap) {
-        let (rpc, took) = (self.rpc, self.began.elapsed());
-        count(rpc, code).increment(1);
-        metrics::histogram!("grpc_request_duration_seconds", "rpc" => rpc).record(took.as_secs_f64());
+        let took = self.began.elapsed();
+        self.meter.ended(code).increment(1);
+        self.meter.seconds().record(took.as_secs_f64());
+        // To read the reason out of the details costs as much as to write it there, and a rush is refused by the thousand.
+        if level(code) == Level::DEBUG && !tracing::enabled!(Level::DEBUG) && !self.trace.is_some() {
+            return;
+        }
         let _in_span = self.span.enter();
-        // Reading it out of the details costs as much as writing it there, and a rush is refused by the thousand.
-        let nobody_hears =
-            level(code) == Level::DEBUG && !tracing::enabled!(Level::DEBUG) && !self.trace.is_some();
-        let reason = if nobody_hears || code == Code::Ok { String::new() } else { reason(headers) };
+        let reason = if code == Code::Ok { String::new() } else { reason(headers) };
         self.tell_trace(code, &reason);
         macro_rules! line {
             ($level:ident) => {{
@@ -159,10 +193,11 @@ impl http_body::Body for ObservedBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
         let this = &mut *self;
-        // A stream's handler goes on working while its body is polled.
-        let entered = this.call.as_ref().map(|call| (call.span.clone().entered(), call.trace.enter()));
-        let polled = poll_body(&mut this.inner, cx);
-        drop(entered);
+        let polled = {
+            // A stream's handler goes on working while its body is polled.
+            let _entered = this.call.as_ref().map(|call| (call.span.enter(), call.trace.enter()));
+            poll_body(&mut this.inner, cx)
+        };
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(trailers) = frame.trailers_ref()
             && let Some(call) = this.call.take()

@@ -24,7 +24,7 @@ use crate::layers::auth::AuthLayer;
 use crate::layers::catch_panic::CatchPanicLayer;
 use crate::layers::drain::DrainLayer;
 use crate::layers::load_shed::LoadShedLayer;
-use crate::layers::observe::{self, ObserveLayer};
+use crate::layers::observe::ObserveLayer;
 use crate::layers::{
     CallerStreamsLayer, DeadlineLayer, Entrance, ErrorInfoLayer, Handlers, Methods, Next, OpenStreams,
     RateLimitLayer, RequestIdLayer, Through,
@@ -194,12 +194,11 @@ impl GrpcServer {
         rate_limits: RateLimitLayer,
     ) -> Entrance<impl Next + use<>> {
         let (domain, methods) = (self.domain, Methods::new(self.access, self.streams));
-        observe::begin_to_count(&methods);
         let way = ServiceBuilder::new()
             // Outermost, so that everything below logs under the request id and every answer carries it.
             .layer(Through(RequestIdLayer { ids: self.ids.clone(), methods: methods.clone() }))
             // Sees the final answer of every call, whichever layer gave it.
-            .layer(Through(ObserveLayer { methods: methods.clone() }))
+            .layer(Through(ObserveLayer::new(&methods)))
             // Completes the errors of everything below, tonic's own included.
             .layer(Through(ErrorInfoLayer {
                 domain,

@@ -36,6 +36,8 @@ fn the_first_signal_drains_and_the_second_ends_the_process() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        // To wait for a process closes its input, which is not to end it before the signal does.
+        let _input = process.stdin.take().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap() == "listening"));
         send(first, &process);

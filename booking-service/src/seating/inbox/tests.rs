@@ -1,4 +1,6 @@
+use futures_util::future::try_join_all;
 use tokio::sync::oneshot::{self, Receiver};
+use tokio::task::yield_now;
 
 use super::super::Answer;
 use super::*;
@@ -379,4 +381,51 @@ async fn a_closed_inbox_is_over_when_nothing_is_left_in_it() {
     assert_eq!(shape(&next(&inbox).await), [(1, 1)]);
     assert!(inbox.next().await.is_none());
     assert!(inbox.next().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_waits_has_a_runner_come_for_it_sooner_or_later() {
+    let inbox = Arc::new(Inbox::new(10_000));
+    let runners: Vec<_> = (0..3)
+        .map(|_| {
+            let inbox = Arc::clone(&inbox);
+            tokio::spawn(async move {
+                while let Some(mut batch) = inbox.next().await {
+                    let commands = std::mem::take(&mut batch.commands);
+                    if batch.locking == Locking::Wait && rand::random_ratio(1, 200) {
+                        batch.timed_out();
+                        batch.put_back(commands);
+                        continue;
+                    }
+                    yield_now().await;
+                    commands.into_iter().for_each(|pending| pending.answer(Err(CommandError::Internal)));
+                    // Who is answered asks again before the batch gives its events back.
+                    yield_now().await;
+                }
+            })
+        })
+        .collect();
+    let all = async {
+        // Alone, when all runners sleep; in company, when they come and go.
+        for clients in [1, 2, 20] {
+            try_join_all((0..clients).map(|client| {
+                let inbox = Arc::clone(&inbox);
+                tokio::spawn(async move {
+                    for number in 0..300 {
+                        if clients == 1 {
+                            tokio::time::sleep(Duration::from_millis(1)).await;
+                        }
+                        let (pending, answer) = command((client + number) % 3, number);
+                        inbox.push(pending).unwrap();
+                        assert_eq!(answer.await.unwrap(), Err(CommandError::Internal));
+                    }
+                })
+            }))
+            .await
+            .unwrap();
+        }
+        inbox.close();
+        try_join_all(runners).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("nobody came");
 }
