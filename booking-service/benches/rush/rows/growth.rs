@@ -1,6 +1,6 @@
 //! A database that has grown.
 
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
 
 use super::seats_are_right;
 use crate::bench::Bench;
@@ -51,9 +51,11 @@ async fn fill(pool: &PgPool, pattern: &str, events: usize) -> anyhow::Result<Str
     for (name, _) in &indexes {
         sqlx::raw_sql(AssertSqlSafe(format!("DROP INDEX {name}"))).execute(pool).await?;
     }
-    let mut session = pool.acquire().await?;
+    // Each of its statements takes long, and is not to be warned of.
+    let options = pool.connect_options().as_ref().clone().disable_statement_logging();
+    let mut session = PgConnection::connect_with(&options).await?;
     sqlx::raw_sql("SET maintenance_work_mem = '512MB'; SET synchronous_commit = off")
-        .execute(&mut *session)
+        .execute(&mut session)
         .await?;
     let past: Vec<String> = sqlx::query_scalar(
         "INSERT INTO events (id, organizer_id, title, description, location, start_time, end_time, capacity,
@@ -67,7 +69,7 @@ async fn fill(pool: &PgPool, pattern: &str, events: usize) -> anyhow::Result<Str
     )
     .bind(pattern)
     .bind(i32::try_from(events)?)
-    .fetch_all(&mut *session)
+    .fetch_all(&mut session)
     .await?;
     sqlx::query(
         "INSERT INTO changes (event_id, version, actor_id, actor_role, action, entity_id, details, change_time, batch)
@@ -75,7 +77,7 @@ async fn fill(pool: &PgPool, pattern: &str, events: usize) -> anyhow::Result<Str
            FROM unnest($1::text[]) AS id",
     )
     .bind(&past)
-    .execute(&mut *session)
+    .execute(&mut session)
     .await?;
     for (n, events) in past.chunks(50).enumerate() {
         sqlx::query(
@@ -95,16 +97,16 @@ async fn fill(pool: &PgPool, pattern: &str, events: usize) -> anyhow::Result<Str
         )
         .bind(events)
         .bind(i32::try_from(SEATS)?)
-        .execute(&mut *session)
+        .execute(&mut session)
         .await?;
         crate::report::progress(&format!("growth: {} registrations", (n * 50 + events.len()) * SEATS))?;
     }
     for (name, definition) in indexes {
         crate::report::progress(&format!("growth: index {name}"))?;
-        sqlx::raw_sql(AssertSqlSafe(definition)).execute(&mut *session).await?;
+        sqlx::raw_sql(AssertSqlSafe(definition)).execute(&mut session).await?;
     }
     for tidy in ["VACUUM ANALYZE registrations", "VACUUM ANALYZE changes", "VACUUM ANALYZE events"] {
-        sqlx::query(tidy).execute(&mut *session).await?;
+        sqlx::query(tidy).execute(&mut session).await?;
     }
     Ok(past.into_iter().next().unwrap_or_default())
 }
