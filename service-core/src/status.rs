@@ -145,7 +145,9 @@ impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         let mut details = Vec::with_capacity(3);
         if let Some(delay) = failure.retry_after {
-            let retry_delay = Some(prost_types::Duration::try_from(delay).unwrap_or(LONGEST_DELAY));
+            let delay = prost_types::Duration::try_from(delay).ok();
+            let retry_delay =
+                delay.filter(|delay| delay.seconds < LONGEST_DELAY.seconds).or(Some(LONGEST_DELAY));
             details.push(any("google.rpc.RetryInfo", &pb::RetryInfo { retry_delay }));
         }
         let info = ErrorInfo {

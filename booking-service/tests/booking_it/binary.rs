@@ -193,6 +193,18 @@ async fn health_tells_whether_a_server_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_filter_may_ask_for_the_end_of_every_call() {
+    let surroundings = Surroundings::make().await;
+    for (filter, is_told) in [("info,[grpc]=debug", true), ("info", false)] {
+        let serving = surroundings.serving(filter).await;
+        surroundings.caller(&serving, 1, Role::Organizer).publish_new(draft(3)).await;
+        let (_, log) = serving.stop("-TERM");
+        let ended = |line: &str| line.contains("call ended") && line.contains(r#""code":"OK""#);
+        assert_eq!(log.lines().any(ended), is_told, "{filter}: {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_replica_does_shows_in_its_metrics() {
     let surroundings = Surroundings::make().await;
     let serving = surroundings.serving("info").await;

@@ -214,7 +214,8 @@ async fn many_watchers_all_hear_of_a_rush_and_hardly_slow_it() {
     slowed.sort_by(f64::total_cmp);
     let median = slowed[rounds / 2];
     println!("the median of {rounds} rounds: {median:.3} of the time alone");
-    assert!(median < 3.0, "{median}");
+    // A single round beside other tests says nothing of time.
+    assert!(rounds == 1 || median < 3.0, "{median}");
 }
 
 /// How long a rush takes before that many watchers, all of whom hear of its last version.

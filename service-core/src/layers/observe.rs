@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
+use tracing::level_filters::LevelFilter;
 use tracing::{Level, Span};
 
 use super::methods::UNKNOWN;
@@ -117,7 +118,11 @@ impl Call {
         self.meter.ended(code).increment(1);
         self.meter.seconds().record(took.as_secs_f64());
         // To read the reason out of the details costs as much as to write it there, and a rush is refused by the thousand.
-        if level(code) == Level::DEBUG && !tracing::enabled!(Level::DEBUG) && !self.trace.is_some() {
+        // Asked within the span, since a filter may speak of it, and only where DEBUG is heard of anything.
+        let is_heard = || {
+            LevelFilter::current() >= Level::DEBUG && self.span.in_scope(|| tracing::enabled!(Level::DEBUG))
+        };
+        if level(code) == Level::DEBUG && !self.trace.is_some() && !is_heard() {
             return;
         }
         let _in_span = self.span.enter();
