@@ -135,7 +135,7 @@ struct ErrorInfo {
 }
 
 /// The longest that a `google.protobuf.Duration` may be.
-const LONGEST_DELAY: prost_types::Duration = prost_types::Duration { seconds: 315_576_000_000, nanos: 0 };
+const LONGEST_DELAY: Duration = Duration::from_secs(315_576_000_000);
 
 fn any(name: &str, message: &impl Message) -> Any {
     Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
@@ -145,9 +145,7 @@ impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         let mut details = Vec::with_capacity(3);
         if let Some(delay) = failure.retry_after {
-            let delay = prost_types::Duration::try_from(delay).ok();
-            let retry_delay =
-                delay.filter(|delay| delay.seconds < LONGEST_DELAY.seconds).or(Some(LONGEST_DELAY));
+            let retry_delay = prost_types::Duration::try_from(delay.min(LONGEST_DELAY)).ok();
             details.push(any("google.rpc.RetryInfo", &pb::RetryInfo { retry_delay }));
         }
         let info = ErrorInfo {
@@ -252,6 +250,7 @@ mod tests {
         assert!(pauses.windows(2).all(|pair| pair[1] - pair[0] >= 30), "{pauses:?}");
 
         let longest: Status = refused().push_back(Duration::MAX).into();
+        assert_eq!(longest.get_details_retry_info().unwrap().retry_delay, Some(LONGEST_DELAY));
         assert_eq!(longest.metadata().get(PUSHBACK).unwrap(), "2147483647");
     }
 }

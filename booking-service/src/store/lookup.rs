@@ -1,7 +1,7 @@
 //! Looking up by id what many calls ask for at once.
 //!
 //! To send a statement, plan it and wait for it costs more than to read one row, so the ids that gather while one statement
-//! is under way go into the next, as commands do in [`crate::seating`]. Nobody waits for company, and nothing is kept: what
+//! is under way go into the next, as commands do in [`crate::seating`]. Nobody waits for company by the clock, and nothing is kept: what
 //! is found was read after it was asked for.
 
 use std::collections::HashMap;

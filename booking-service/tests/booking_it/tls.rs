@@ -14,7 +14,7 @@ use service_core::ids::UuidV7;
 use service_core::lifecycle::Readiness;
 use service_core::server::{GrpcServer, Listeners};
 use service_core::telemetry;
-use service_core::test_support::{TestAuthority, TestCertificate, TokenMint, run};
+use service_core::test_support::{TestAuthority, TestCertificate, TokenMint, counted, run};
 use service_core::tls::ServerTls;
 use service_core::upstream::{Upstream, UpstreamOptions};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -155,12 +155,7 @@ async fn kept_out(identity: UpstreamOptions) {
         })
         .await;
     let http = system.replicas[0].http;
-    let failed = async || {
-        let page = get(http, "/metrics").await.1;
-        let mut counts =
-            page.lines().filter_map(|line| line.strip_prefix("jwks_refreshes_total{outcome=\"failed\"} "));
-        counts.next().map_or(0, |count| count.parse::<u64>().unwrap())
-    };
+    let failed = async || counted(&get(http, "/metrics").await.1, "jwks_refreshes_total{outcome=\"failed\"}");
     // More than the first of its tries, for the number is of all replicas of this process.
     let before = failed().await;
     eventually(async || failed().await >= before + 2).await;

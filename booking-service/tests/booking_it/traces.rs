@@ -5,7 +5,8 @@ use futures_util::future::join_all;
 use rowlock_proto::booking::v1 as pb;
 use service_core::auth::Role;
 use service_core::test_support::{
-    CollectedSpan, Serving, TestCluster, TestCollector, TestDatabase, TokenMint, attribute, hex, traced,
+    CollectedSpan, Serving, TestCluster, TestCollector, TestDatabase, TokenMint, attribute, counted, hex,
+    traced,
 };
 use tonic::transport::{Channel, Endpoint};
 use uuid::Uuid;
@@ -156,11 +157,7 @@ async fn a_collector_that_is_away_holds_nothing_up() {
     let organizer = scene.caller(1, Role::Organizer);
     organizer.publish_new(draft(1)).await;
     let lost = "trace_spans_dropped_total{reason=\"export_failed\"}";
-    eventually(async || {
-        let (_, metrics) = get(scene.serving.http, "/metrics").await;
-        metrics.lines().any(|line| line.starts_with(lost) && !line.ends_with(" 0"))
-    })
-    .await;
+    eventually(async || counted(&get(scene.serving.http, "/metrics").await.1, lost) > 0).await;
     let (status, log) = scene.serving.stop("-TERM");
     assert!(status.success());
     assert!(log.contains("traces cannot be sent"), "{log}");

@@ -138,9 +138,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 
 /// How far this series has counted, at all servers of this process.
 pub(crate) fn counted(series: &str) -> u64 {
-    let page = telemetry().render();
-    let mut lines = page.lines().filter_map(|line| line.rsplit_once(' '));
-    lines.find(|(name, _)| *name == series).map_or(0, |(_, count)| count.parse().unwrap())
+    service_core::test_support::counted(&telemetry().render(), series)
 }
 
 /// How many connections were cut for this reason, at all servers of this process.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt};
 use service_core::config::{DefaultAddresses, ServerConfig};
 use service_core::server::Listeners;
+use service_core::test_support::counted;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::{Code, Request};
@@ -158,9 +159,7 @@ async fn connections_for_operations_beyond_the_limit_are_closed_and_a_place_beco
     eventually(async || {
         // The number is of all servers of this process.
         let metrics = bench.get("/metrics").await.1;
-        metrics.lines().any(|line| {
-            line.starts_with(r#"http_connections_cut_total{reason="limit"} "#) && !line.ends_with(" 0")
-        })
+        counted(&metrics, r#"http_connections_cut_total{reason="limit"}"#) > 0
     })
     .await;
 }

@@ -4,7 +4,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
 
 use super::seats_are_right;
 use crate::bench::Bench;
-use crate::load::Call;
+use crate::load::{Call, Plan};
 use crate::proof::{Books, prove};
 use crate::row::{PLENTY, Row};
 
@@ -25,13 +25,12 @@ pub(super) async fn growth(bench: &Bench) -> anyhow::Result<Row> {
     prove(&host_of_grown, &grown.pool, &[past], Books { seated, waiting: 0 }).await?;
     // Longer than the others: after a checkpoint, pages are logged whole when they are first touched, and a large table's are
     // many. Seconds after one, of which there is one in five minutes, are not what somebody with such a table has.
-    let time = bench.time.mul_f64(if bench.quick { 1.0 } else { 10.0 });
+    let measured = bench.time * u32::try_from(bench.size(10, 1))?;
     for _ in 0..bench.rounds {
         for (name, system, host) in [("empty", &empty, &host_of_empty), ("grown", &grown, &host_of_grown)] {
             let event = host.event(PLENTY).await?;
-            let mut plan = bench.plan(system, Call::Register { events: vec![event.clone()] }, 100);
-            plan.measured = time;
-            let (tally, used) = bench.load(system, &plan).await?;
+            let plan = bench.plan(system, Call::Register { events: vec![event.clone()] }, 100);
+            let (tally, used) = bench.load(system, &Plan { measured, ..plan }).await?;
             seats_are_right(system, host, &[event], &tally, &["seat"]).await?;
             row.loaded(name, &tally, used);
         }
