@@ -6,7 +6,7 @@ use clap::CommandFactory;
 use futures_util::future::join_all;
 use rowlock_proto::booking::v1 as pb;
 use service_core::auth::Role;
-use service_core::test_support::{Serving, TestCluster, TestDatabase, TokenMint, run};
+use service_core::test_support::{Serving, TestCluster, TestDatabase, TokenMint, program, run};
 use sqlx::migrate::Migrator;
 use tonic::transport::Endpoint;
 use uuid::Uuid;
@@ -190,6 +190,24 @@ async fn health_tells_whether_a_server_serves() {
     serving.stop("-TERM");
     let (code, _, err) = run(binary(&["health", "--addr", &address]), "");
     assert_eq!(code, 1, "{err}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_start_raises_the_limit_of_open_files_as_far_as_the_system_lets_it() {
+    let surroundings = Surroundings::make().await;
+    let serve = serve(&surroundings.database.url, surroundings.identity.address);
+    let mut limited = program("sh", &["-c", r#"ulimit -Sn 256 && exec "$0" "$@""#]);
+    limited.arg(serve.get_program()).args(serve.get_args());
+    limited.env("ROWLOCK_DATABASE_URL", &surroundings.database.url);
+    let serving = Serving::start(limited);
+    eventually(async || {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", serving.pid())).unwrap();
+        let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let [soft, hard, _] = files.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{files}") };
+        soft == hard
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

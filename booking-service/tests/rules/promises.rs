@@ -41,7 +41,7 @@ fn tests_that_are_missing(page: &str, at_least: usize) -> Vec<&str> {
         let attributes = above.and_then(|above| above.rsplit("\n\n").next()).unwrap_or_default();
         let is_ignored =
             attributes.contains("#[ignore") && !attributes.contains(": deploy/local/test faults\"]");
-        attributes.contains("test") && attributes.contains("#[") && !is_ignored
+        ["#[test]", "#[tokio::test"].iter().any(|test| attributes.contains(test)) && !is_ignored
     };
     named.into_iter().filter(|name| !is_run(name)).collect()
 }

@@ -1,11 +1,11 @@
 //! A service's program as a process of its own. Whatever it logs is searched for secrets, however it ends.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::assert_keeps_secrets;
 
@@ -53,6 +53,29 @@ fn signal(pid: u32, signal: &str) {
     assert!(sent.is_ok_and(|status| status.success()), "kill {signal} {pid}");
 }
 
+/// Reads a log to its end, and tells where it says to listen: for gRPC, and for HTTP.
+fn read_log(stderr: ChildStderr, listening: &mpsc::Sender<(SocketAddr, SocketAddr)>) -> String {
+    let (mut stderr, mut log) = (BufReader::new(stderr), Vec::new());
+    loop {
+        let start = log.len();
+        if stderr.read_until(b'\n', &mut log).expect("its log is readable") == 0 {
+            return String::from_utf8_lossy(&log).into_owned();
+        }
+        if let Some(addresses) = log.get(start..).and_then(addresses) {
+            // Only the start waits for them.
+            let _ = listening.send(addresses);
+        }
+    }
+}
+
+/// The addresses of a line that says where the program listens.
+fn addresses(line: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let line: serde_json::Value = serde_json::from_slice(line).ok()?;
+    let address = |name| line.get(name)?.as_str()?.parse().ok();
+    line.get("message").filter(|message| *message == "listening")?;
+    address("grpc_addr").zip(address("http_addr"))
+}
+
 /// A running `serve`. Killed on drop.
 #[derive(Debug)]
 pub struct Serving {
@@ -69,32 +92,22 @@ impl Serving {
     /// Starts it and waits until it listens.
     ///
     /// # Panics
-    /// If it ends before.
+    /// If it ends before, or does not listen within a minute.
     #[must_use]
     pub fn start(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
-        let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
-        let mut log = String::new();
-        let line = loop {
-            let start = log.len();
-            let read = stderr.read_line(&mut log).expect("its log is readable");
-            assert!(read > 0, "it ended: {log}");
-            let line: serde_json::Value =
-                serde_json::from_str(log.get(start..).unwrap_or_default()).unwrap_or_default();
-            if line.get("message").is_some_and(|message| message == "listening") {
-                break line;
-            }
+        let stderr = child.stderr.take().expect("it is piped");
+        let (listening, listens) = mpsc::channel();
+        let reader = std::thread::spawn(move || read_log(stderr, &listening));
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut serving = Self { child, grpc: nowhere, http: nowhere, reader: Some(reader) };
+        // From here on it is killed if it does not.
+        let Ok((grpc, http)) = listens.recv_timeout(PATIENCE) else {
+            let _ = serving.child.kill();
+            panic!("it does not listen: {}", serving.searched_log());
         };
-        let address = |name: &str| {
-            let text = line.get(name).and_then(serde_json::Value::as_str);
-            text.and_then(|text| text.parse().ok()).expect("it says where it listens")
-        };
-        let (grpc, http) = (address("grpc_addr"), address("http_addr"));
-        let reader = std::thread::spawn(move || {
-            let _ = stderr.read_to_string(&mut log);
-            log
-        });
-        Self { child, grpc, http, reader: Some(reader) }
+        (serving.grpc, serving.http) = (grpc, http);
+        serving
     }
 
     /// Its process id.
@@ -114,10 +127,20 @@ impl Serving {
     /// Waits for the end: the exit status and the log.
     ///
     /// # Panics
-    /// If the log tells a secret.
+    /// If it does not end within a minute, or the log tells a secret.
     #[must_use]
     pub fn ended(mut self) -> (ExitStatus, String) {
-        let status = self.child.wait().expect("it is a child");
+        let began = Instant::now();
+        let status = loop {
+            match self.child.try_wait().expect("it is a child") {
+                Some(status) => break status,
+                None if began.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(5)),
+                None => {
+                    let _ = self.child.kill();
+                    panic!("it does not end: {}", self.searched_log());
+                }
+            }
+        };
         (status, self.searched_log())
     }
 
@@ -131,7 +154,8 @@ impl Serving {
     }
 
     fn searched_log(&mut self) -> String {
-        let log = self.reader.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
+        let log = self.reader.take().map(|reader| reader.join().expect("its log is readable"));
+        let log = log.unwrap_or_default();
         assert_keeps_secrets(&log);
         log
     }
@@ -145,5 +169,26 @@ impl Drop for Serving {
         if !std::thread::panicking() {
             self.searched_log();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "a token in the log")]
+    fn the_log_of_a_program_that_never_listens_is_searched_too() {
+        let _ = Serving::start(program("sh", &["-c", "echo eyJhbGciOiJFUzI1NiJ9 >&2"]));
+    }
+
+    #[test]
+    fn a_log_is_read_to_its_end_whatever_bytes_are_in_it() {
+        let listens = r#"{"message":"listening","grpc_addr":"127.0.0.1:1","http_addr":"127.0.0.1:2"}"#;
+        let script = format!("echo '{listens}' >&2; printf '\\377\\n' >&2; echo the end >&2");
+        let serving = Serving::start(program("sh", &["-c", &script]));
+        assert_eq!((serving.grpc.port(), serving.http.port()), (1, 2));
+        let (status, log) = serving.ended();
+        assert!(status.success() && log.ends_with("the end\n"), "{log}");
     }
 }

@@ -28,8 +28,9 @@ fn secret_in(line: &str) -> Option<&'static str> {
         let (before, after) = word.split_once('@')?;
         if let Some((_, user)) = before.split_once("://") {
             let password = user.split_once(':').map_or("", |(_, password)| password);
-            // `password` is what the pattern of a URL has in its place.
-            let is_shown = !password.is_empty() && !password.contains('*') && password != "password";
+            // What a URL has to look like is told so.
+            let is_pattern = user == "user:password" && after.starts_with("host:");
+            let is_shown = !password.is_empty() && !password.contains('*') && !is_pattern;
             return is_shown.then_some("a password");
         }
         let domain = after.trim_end_matches(['.', ':']);
@@ -48,6 +49,7 @@ mod tests {
             ("token=eyJhbGciOiJFUzI1NiJ9.e30.c2ln", "a token"),
             ("authorization: Bearer abc", "a bearer"),
             ("postgres://rowlock:hunter2@db:5432/booking", "a password"),
+            ("postgres://rowlock:password@db:5432/booking", "a password"),
             ("{\"message\":\"no user ada@example.com\"}", "an e-mail address"),
             ("-----BEGIN PRIVATE KEY-----", "a private key"),
         ] {
@@ -56,6 +58,7 @@ mod tests {
         for line in [
             "postgres://rowlock@db:5432/booking",
             "postgres://rowlock:***@db/booking",
+            "expected postgres://user:password@host:port/database",
             "listening on 127.0.0.1:50052",
             "{\"request_id\":\"01a20a8a\",\"reason\":\"TOKEN_INVALID\"}",
         ] {
