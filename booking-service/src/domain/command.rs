@@ -71,6 +71,11 @@ pub struct Command {
 }
 
 impl Command {
+    /// Whether somebody wants to come in: to the seats or to the queue.
+    pub fn comes_in(&self) -> bool {
+        matches!(self.action, Action::Register(_) | Action::Join(_))
+    }
+
     /// Whether it changes the event itself, not only its seats and queue.
     pub fn revises_event(&self) -> bool {
         matches!(

@@ -52,6 +52,11 @@ impl Effects {
         !self.endings.is_empty() || self.changes.len() > MANY
     }
 
+    /// Whether it is nothing but new rows, beside the events' counters.
+    pub fn only_add(&self) -> bool {
+        self.are_one_statement() && self.changed_registrations.is_empty() && self.changed_entries.is_empty()
+    }
+
     /// Whether it can all be written by one statement: there is nothing that takes long or that only an organizer does.
     pub fn are_one_statement(&self) -> bool {
         self.revised.is_empty() && self.deleted_events.is_empty() && self.endings.is_empty()

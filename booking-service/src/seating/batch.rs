@@ -8,14 +8,16 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::inbox::Locking;
+use super::recent::{Recent, Remembered};
 use super::session::{Session, Setback, within};
 use crate::domain::command::Command;
 use crate::domain::decide::{Decision, Outcome, Verdict, decide};
 use crate::domain::effects::{Effects, Ending};
+use crate::domain::facts::Wanted;
 use crate::store::StoreError;
 use crate::store::seating::{
-    Mark, are_unchanged, begin_and_lock_events, begin_and_lock_free_events, commit, load_facts, rollback,
-    rule_out, was_committed, write_effects, write_if_unchanged,
+    Mark, Moment, are_unchanged, begin_and_lock_events, begin_and_lock_free_events, commit, load_facts,
+    rollback, rule_out, was_committed, write_effects, write_if_unchanged, write_newcomers_if_unchanged,
 };
 
 /// How long it may take to write what takes long: longer than its statement is given.
@@ -34,6 +36,48 @@ pub(super) enum Attempt {
     Unknown(Vec<Option<Verdict>>, Mark),
 }
 
+/// Decides the commands by the events as this replica's last batch has left them, and as if nobody in this one were known to
+/// them: nothing is read, and one statement writes if all of that is so. `None`: it is not, or may not be, or nothing would
+/// be written, which must not be said on the ground of a memory. Nothing was written.
+///
+/// # Errors
+/// Nothing was committed; see [`Setback`].
+pub(super) async fn attempt_remembered(
+    session: &mut Session,
+    commands: &[&Command],
+    recent: &Recent,
+    ids: &dyn IdSource,
+) -> Result<Option<Attempt>, Setback> {
+    if !commands.iter().all(|command| command.comes_in()) {
+        return Ok(None);
+    }
+    let events = event_ids(commands.iter().copied());
+    let Some(remembered) = recent.recall(&events, Instant::now()) else { return Ok(None) };
+    let Remembered { facts, versions, server_start } = remembered;
+    let Decision { verdicts, effects } = decide(facts, commands.iter().copied(), ids);
+    if effects.is_empty() || !effects.only_add() {
+        return Ok(None);
+    }
+    let patience = session.patience();
+    let connection = session.connection().await?;
+    let newcomers = Wanted::by(commands.iter().copied());
+    let mark = Mark::new(ids.new_id(), &effects);
+    let sent = Instant::now();
+    let step = write_newcomers_if_unchanged(connection, &versions, server_start, &newcomers, &effects, &mark);
+    let written = committing(patience, step).await;
+    if !matches!(written, Ok(Some(_))) {
+        recent.doubt(&events, Instant::now());
+    }
+    match &written {
+        Ok(None) => metrics::counter!("booking_batch_retries_total", "code" => "outdated").increment(1),
+        // It may be the memory that is wrong. Whether it is a command, those find out who read.
+        Err(setback @ Setback::Unforeseen(_)) if setback.is_answer() => return Ok(None),
+        Ok(Some(moment)) => recent.learn(&effects.events, &versions, *moment, sent, Instant::now()),
+        Err(_) => {}
+    }
+    conclude(written, verdicts, &effects, mark)
+}
+
 /// Decides the commands by what is there now, without waiting for a lock and without a transaction. What that leaves to be
 /// written is written by one statement, if nobody has changed the events since; what leaves nothing to be written is true of
 /// one moment. `None`: somebody has changed one of the events meanwhile, or one of the commands revises its event. Nothing
@@ -44,26 +88,44 @@ pub(super) enum Attempt {
 pub(super) async fn attempt_unlocked(
     session: &mut Session,
     commands: &[&Command],
+    recent: &Recent,
     ids: &dyn IdSource,
 ) -> Result<Option<Attempt>, Setback> {
     let patience = session.patience();
     let connection = session.connection().await?;
     let events = event_ids(commands.iter().copied());
     let loaded = within(patience, load_facts(connection, &events, commands.iter().copied())).await?;
-    let decision = decide(loaded.facts, commands.iter().copied(), ids);
-    let (verdicts, effects) = (decision.verdicts.into_iter().map(Some).collect(), decision.effects);
+    let Decision { verdicts, effects } = decide(loaded.facts, commands.iter().copied(), ids);
     if effects.is_empty() {
         let is_true =
             loaded.at_one_moment || within(patience, are_unchanged(connection, &loaded.versions)).await?;
+        let verdicts = verdicts.into_iter().map(Some).collect();
         return Ok(is_true.then_some(Attempt::Done { verdicts, wrote: false }));
     }
     if !effects.are_one_statement() {
         return Ok(None);
     }
     let mark = Mark::new(ids.new_id(), &effects);
-    match committing(patience, write_if_unchanged(connection, &loaded.versions, &effects, &mark)).await {
-        Ok(true) => Ok(Some(done(verdicts, &effects))),
-        Ok(false) => Ok(None),
+    let sent = Instant::now();
+    let step = write_if_unchanged(connection, &loaded.versions, &effects, &mark);
+    let written = committing(patience, step).await;
+    if let Ok(Some(moment)) = &written {
+        recent.learn(&effects.events, &loaded.versions, *moment, sent, Instant::now());
+    }
+    conclude(written, verdicts, &effects, mark)
+}
+
+/// What became of a batch that one statement writes and commits, if it can.
+fn conclude(
+    written: Result<Option<Moment>, Setback>,
+    verdicts: Vec<Verdict>,
+    effects: &Effects,
+    mark: Mark,
+) -> Result<Option<Attempt>, Setback> {
+    let verdicts = verdicts.into_iter().map(Some).collect();
+    match written {
+        Ok(Some(_)) => Ok(Some(done(verdicts, effects))),
+        Ok(None) => Ok(None),
         Err(setback) if setback.is_answer() => Err(setback),
         Err(setback) => {
             tracing::warn!(?setback, "no answer to a batch that was written");

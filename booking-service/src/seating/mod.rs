@@ -3,11 +3,13 @@
 //! A replica does not open a transaction per request. [`Seating::submit`] puts the command into an inbox, behind those for
 //! the same event; a few runners, each with one database session, take whatever is waiting, event by event in turn, into
 //! one transaction. No timer and no artificial delay: while one batch is in flight the next one gathers. Alone, a command
-//! pays for two round trips; in a rush, hundreds share one lock, one commit, one fsync.
+//! pays for two round trips, or one; in a rush, hundreds share one lock, one commit, one fsync.
 //!
-//! There are two ways (`batch`):
+//! There are three ways (`batch`):
 //! - load → decide → write → reply: the one statement that writes locks the events, makes sure that they are still what they
 //!   were when they were read, and commits. What leaves nothing to be written needs no lock at all.
+//! - decide → write → reply: the same without reading, for newcomers alone, at events that the last batch left a moment ago
+//!   (`recent`). That nobody of them is known there is made sure of by the statement, too.
 //! - lock → load → decide → write → commit → reply: where somebody else was seen at the event a moment ago (`contended`),
 //!   and for what an organizer changes of the event itself.
 
@@ -15,6 +17,7 @@ mod batch;
 mod busy;
 mod contended;
 mod inbox;
+mod recent;
 mod runner;
 mod session;
 
@@ -35,6 +38,7 @@ use crate::domain::decide::Outcome;
 use crate::domain::refusal::Refusal;
 
 use inbox::Inbox;
+use recent::Recent;
 use runner::Runner;
 use session::Session;
 
@@ -129,6 +133,10 @@ fn show_counters() {
     metrics::counter!("booking_seats_sold_total").increment(0);
     metrics::counter!("booking_batch_retries_total", "code" => "55P03").increment(0);
     metrics::counter!("booking_batch_retries_total", "code" => "overtaken").increment(0);
+    metrics::counter!("booking_batch_retries_total", "code" => "outdated").increment(0);
+    for facts in ["remembered", "read", "locked"] {
+        metrics::counter!("booking_batches_total", "facts" => facts).increment(0);
+    }
     for reason in ["gone", "late"] {
         metrics::counter!("booking_commands_dropped_total", "reason" => reason).increment(0);
     }
@@ -149,16 +157,23 @@ impl Seating {
     pub fn start(config: &SeatingConfig, database: &PgConnectOptions, ids: &Arc<dyn IdSource>) -> Self {
         show_counters();
         let inbox = Arc::new(Inbox::new(config.queue.max(1)));
+        let recent = Arc::<Recent>::default();
         let runners = TaskTracker::new();
         for _ in 0..config.sessions.max(1) {
             let (inbox, database) = (Arc::clone(&inbox), database.clone());
-            let (ids, config) = (Arc::clone(ids), config.clone());
+            let (ids, config, recent) = (Arc::clone(ids), config.clone(), Arc::clone(&recent));
             // A task of the runner's own: a client that cancels, or a handler that is dropped, never drops a COMMIT in
             // flight.
             runners.spawn(async move {
                 loop {
                     let session = Session::new(database.clone(), &config);
-                    let runner = Runner::new(Arc::clone(&inbox), session, Arc::clone(&ids), config.clone());
+                    let runner = Runner::new(
+                        Arc::clone(&inbox),
+                        session,
+                        Arc::clone(&ids),
+                        config.clone(),
+                        Arc::clone(&recent),
+                    );
                     // A bug in the rules costs the batch that meets with it, and not all those after it.
                     match AssertUnwindSafe(runner.run()).catch_unwind().await {
                         Ok(()) => return,

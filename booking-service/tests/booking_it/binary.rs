@@ -6,7 +6,7 @@ use clap::CommandFactory;
 use futures_util::future::join_all;
 use rowlock_proto::booking::v1 as pb;
 use service_core::auth::Role;
-use service_core::test_support::{Serving, TestCluster, TestDatabase, TokenMint, program, run};
+use service_core::test_support::{Serving, TestCluster, TestDatabase, TokenMint, counted, program, run};
 use sqlx::migrate::Migrator;
 use tonic::transport::Endpoint;
 use uuid::Uuid;
@@ -16,7 +16,7 @@ use crate::caller::Caller;
 use crate::child::{binary, serve};
 use crate::identity::Identity;
 use crate::proof::id;
-use crate::refusal::assert_refused;
+use crate::refusal::{assert_refused, refused};
 use crate::system::{eventually, get};
 
 static NOTHING: Migrator = Migrator::DEFAULT;
@@ -250,6 +250,34 @@ async fn what_a_replica_does_shows_in_its_metrics() {
         shown.iter().all(|line| metrics.contains(line))
     })
     .await;
+    serving.stop("-TERM");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_last_batch_left_is_not_read_again_and_who_is_known_is_found_all_the_same() {
+    let surroundings = Surroundings::make().await;
+    let serving = surroundings.serving("info").await;
+    let organizer = surroundings.caller(&serving, 1, Role::Organizer);
+    let event = organizer.publish_new(draft(10_000)).await;
+    let count = async |series| counted(&get(serving.http, "/metrics").await.1, series);
+    let mut users = 100..;
+    // Whether it is remembered depends on how soon one comes after the other.
+    eventually(async || {
+        for user in users.by_ref().take(2) {
+            surroundings.caller(&serving, user, Role::Attendee).seat(&event).await;
+        }
+        count("booking_batches_total{facts=\"remembered\"}").await > 0
+    })
+    .await;
+    eventually(async || {
+        let known = surroundings.caller(&serving, users.next().unwrap(), Role::Attendee);
+        known.seat(&event).await;
+        refused(known.register(&event).await, "ALREADY_REGISTERED");
+        count("booking_batch_retries_total{code=\"outdated\"}").await > 0
+    })
+    .await;
+    let left = organizer.get_event(&event).await.unwrap().seats_remaining;
+    assert_eq!(u128::try_from(10_000 - left).unwrap(), users.start - 100);
     serving.stop("-TERM");
 }
 

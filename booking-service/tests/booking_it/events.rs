@@ -307,7 +307,7 @@ async fn an_event_that_has_begun_is_not_published_and_one_that_is_over_stands_st
     let held = system.attendee().hold(&event, 3_600).await;
     let entry = waiting.join(&event).await.unwrap();
     sqlx::query(
-        "UPDATE events SET start_time = now() - interval '2 hours', end_time = now() - interval '1 second'",
+        "UPDATE events SET fence = fence + 1, start_time = now() - interval '2 hours', end_time = now() - interval '1 second'",
     )
     .execute(&system.pool)
     .await

@@ -164,12 +164,12 @@ async fn the_registration_window_opens_and_closes() {
         assert_eq!(Some(closes), event.start_time, "it closes when the event begins");
     }
     let set = async |sql: &'static str| sqlx::query(sql).execute(&system.pool).await.unwrap();
-    set("UPDATE events SET registration_open_time = clock_timestamp()").await;
+    set("UPDATE events SET fence = fence + 1, registration_open_time = clock_timestamp()").await;
     let registration = ada.seat(&event).await;
     bob.join(&event).await.unwrap();
     for sql in [
-        "UPDATE events SET registration_close_time = clock_timestamp()",
-        "UPDATE events SET registration_close_time = NULL, start_time = clock_timestamp()",
+        "UPDATE events SET fence = fence + 1, registration_close_time = clock_timestamp()",
+        "UPDATE events SET fence = fence + 1, registration_close_time = NULL, start_time = clock_timestamp()",
     ] {
         set(sql).await;
         let eve = system.attendee();

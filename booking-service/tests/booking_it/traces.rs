@@ -119,7 +119,9 @@ async fn a_callers_trace_goes_through_the_batch_into_its_statements() {
     for batch in &batches {
         let inside = find(&spans, |span| span.parent_span_id == batch.span_id);
         let named = |name: &str| inside.iter().any(|span| span.name == name && span.kind == 3);
-        assert!(named("SELECT registrations"), "{inside:#?}");
+        let text = |part: &str| inside.iter().any(|span| attribute(span, "db.query.text").contains(part));
+        // What the last batch has left is not read.
+        assert!(named("SELECT registrations") || text("INSERT INTO registrations"), "{inside:#?}");
         assert!(inside.iter().all(|span| attribute(span, "db.system.name") == "postgresql"));
         if named("EXECUTE lock_events") {
             locked += 1;

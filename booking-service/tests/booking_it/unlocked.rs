@@ -1,19 +1,23 @@
-//! Writing on the ground of facts that were read without a lock: only if nobody was faster.
+//! Writing on the ground of facts that were read without a lock, or remembered: only if nobody was faster.
 
 use std::time::Duration;
 
-use booking_service::domain::command::{Action, Actor, ActorRole, Command, Register, WhenFull};
+use booking_service::domain::command::{Action, Actor, ActorRole, Command, Register, RequestKey, WhenFull};
 use booking_service::domain::decide::{Decision, decide};
+use booking_service::domain::facts::Wanted;
 use booking_service::domain::registration::Labels;
 use booking_service::store::seating::{
-    EventVersion, Mark, are_unchanged, begin_and_lock_events, commit, load_facts, prepare_lock, rollback,
-    rule_out, session_options, write_effects, write_if_unchanged,
+    EventVersion, Mark, are_unchanged, begin_and_lock_events, commit, load_facts, prepare_lock, rule_out,
+    session_options, write_effects, write_if_unchanged, write_newcomers_if_unchanged,
 };
 use futures_util::future::join_all;
 use rowlock_proto::booking::v1 as pb;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
+use crate::acts::{ask, ask_to_wait};
 use crate::proof::id;
 use crate::system::{System, eventually};
 
@@ -25,22 +29,44 @@ async fn session(system: &System) -> PgConnection {
     connection
 }
 
-/// What a batch of one, somebody who registers, has read and would write.
-struct Read {
+/// How facts are known without a lock. Either way one statement finds out whether they are still so.
+#[derive(Clone, Copy, Debug)]
+enum Known {
+    Read,
+    Remembered,
+}
+
+const WAYS: [Known; 2] = [Known::Read, Known::Remembered];
+
+/// What a batch of one, somebody who registers, knows and would write.
+struct Batch {
+    known: Known,
     versions: Vec<EventVersion>,
+    server_start: OffsetDateTime,
+    newcomers: Wanted,
     decision: Decision,
     mark: Mark,
 }
 
-async fn read(system: &System, session: &mut PgConnection, event: &pb::Event) -> Read {
-    let user_id = system.new_id();
+async fn batch(system: &System, session: &mut PgConnection, event: &pb::Event, known: Known) -> Batch {
+    batch_of(system, session, event, known, system.new_id(), None).await
+}
+
+async fn batch_of(
+    system: &System,
+    session: &mut PgConnection,
+    event: &pb::Event,
+    known: Known,
+    user_id: Uuid,
+    request: Option<RequestKey>,
+) -> Batch {
     let register = Register {
         user_id,
         seats: 1,
-        when_full: WhenFull::Reject,
+        when_full: WhenFull::JoinWaitlist,
         hold: None,
         labels: Labels::default(),
-        request: None,
+        request,
     };
     let command = Command {
         event_id: id(&event.event_id),
@@ -50,30 +76,57 @@ async fn read(system: &System, session: &mut PgConnection, event: &pb::Event) ->
     let loaded = load_facts(session, &[command.event_id], std::iter::once(&command)).await.unwrap();
     assert!(loaded.at_one_moment);
     let decision = decide(loaded.facts, [&command], &system.ids);
-    let mark = Mark::new(system.new_id(), &decision.effects);
-    Read { versions: loaded.versions, decision, mark }
+    let server_start = sqlx::query_scalar("SELECT pg_postmaster_start_time()");
+    Batch {
+        known,
+        versions: loaded.versions,
+        server_start: server_start.fetch_one(session).await.unwrap(),
+        newcomers: Wanted::by([&command]),
+        mark: Mark::new(system.new_id(), &decision.effects),
+        decision,
+    }
 }
 
-async fn write(session: &mut PgConnection, read: &Read) -> bool {
-    write_if_unchanged(session, &read.versions, &read.decision.effects, &read.mark).await.unwrap()
+async fn write(session: &mut PgConnection, batch: &Batch) -> bool {
+    let Batch { known, versions, server_start, newcomers, decision, mark } = batch;
+    let effects = &decision.effects;
+    let written = match known {
+        Known::Read => write_if_unchanged(session, versions, effects, mark).await,
+        Known::Remembered => {
+            write_newcomers_if_unchanged(session, versions, *server_start, newcomers, effects, mark).await
+        }
+    };
+    let written = written.unwrap();
+    assert!(written.is_none_or(|moment| moment.server_start == *server_start));
+    written.is_some()
+}
+
+/// Until somebody waits for a row lock of this database's.
+async fn somebody_waits(system: &System) {
+    eventually(async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(&system.pool).await.unwrap() == 1
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn of_many_who_have_read_the_same_one_writes() {
+async fn of_many_who_know_the_same_one_writes() {
     let system = System::with_replicas(1).await;
     let event = system.event(100).await;
-    let mut readers = Vec::new();
-    for _ in 0..8 {
+    let mut writers = Vec::new();
+    for known in WAYS.repeat(4) {
         let mut session = session(&system).await;
-        let read = read(&system, &mut session, &event).await;
-        readers.push((session, read));
+        let batch = batch(&system, &mut session, &event, known).await;
+        writers.push((session, batch));
     }
-    let written = join_all(readers.iter_mut().map(|(session, read)| write(session, read))).await;
+    let written = join_all(writers.iter_mut().map(|(session, batch)| write(session, batch))).await;
     assert_eq!(written.iter().filter(|written| **written).count(), 1);
     assert_eq!(system.attendee().get_event(&event).await.unwrap().seats_remaining, 99);
-    for (session, read) in &mut readers {
-        assert!(!are_unchanged(session, &read.versions).await.unwrap());
-        assert!(!write(session, read).await, "not even the one who has");
+    for (session, batch) in &mut writers {
+        assert!(!are_unchanged(session, &batch.versions).await.unwrap());
+        assert!(!write(session, batch).await, "not even the one who has");
     }
     system.assert_consistent(&event).await;
 }
@@ -82,29 +135,43 @@ async fn of_many_who_have_read_the_same_one_writes() {
 async fn who_waits_for_a_lock_writes_if_its_holder_changed_nothing_and_else_not() {
     let system = System::with_replicas(1).await;
     let event = system.event(100).await;
-    for changes in [false, true] {
+    for (known, changes) in WAYS.into_iter().flat_map(|known| [(known, false), (known, true)]) {
         let (mut holder, mut other) = (session(&system).await, session(&system).await);
-        let waits = read(&system, &mut other, &event).await;
+        let waits = batch(&system, &mut other, &event, known).await;
         begin_and_lock_events(&mut holder, &[id(&event.event_id)]).await.unwrap();
-        let held = read(&system, &mut holder, &event).await;
-        let waiting = tokio::spawn(async move {
-            let written = write(&mut other, &waits).await;
-            (written, other, waits)
-        });
-        eventually(async || {
-            let waiting = "SELECT count(*) FROM pg_stat_activity
-                            WHERE datname = current_database() AND wait_event_type = 'Lock'";
-            sqlx::query_scalar::<_, i64>(waiting).fetch_one(&system.pool).await.unwrap() == 1
-        })
-        .await;
+        let held = batch(&system, &mut holder, &event, Known::Read).await;
+        let waiting = tokio::spawn(async move { write(&mut other, &waits).await });
+        somebody_waits(&system).await;
         if changes {
             write_effects(&mut holder, &held.versions, &held.decision.effects, &held.mark).await.unwrap();
             commit(&mut holder).await.unwrap();
         } else {
-            rollback(&mut holder).await.unwrap();
+            // The row is another one then, and says the same.
+            sqlx::query("UPDATE events SET search = DEFAULT").execute(&mut holder).await.unwrap();
+            commit(&mut holder).await.unwrap();
         }
-        let (written, ..) = waiting.await.unwrap();
-        assert_eq!(written, !changes);
+        assert_eq!(waiting.await.unwrap(), !changes, "{known:?}");
+    }
+    assert_eq!(system.attendee().get_event(&event).await.unwrap().seats_remaining, 96);
+    system.assert_consistent(&event).await;
+}
+
+#[tokio::test]
+async fn whoever_comes_in_by_another_way_while_a_remembered_write_waits_is_not_written_twice() {
+    let system = System::with_replicas(1).await;
+    let event = system.event(100).await;
+    let (ada, bob, request_id) = (system.new_id(), system.new_id(), system.new_id());
+    let key = |actor_id| Some(RequestKey { actor_id, id: request_id, fingerprint: [7; 32] });
+    for (user, request) in [(ada, None), (bob, key(bob))] {
+        let (mut holder, mut other) = (session(&system).await, session(&system).await);
+        let again = batch_of(&system, &mut other, &event, Known::Remembered, user, request.clone()).await;
+        begin_and_lock_events(&mut holder, &[id(&event.event_id)]).await.unwrap();
+        let held = batch_of(&system, &mut holder, &event, Known::Read, user, request).await;
+        let waiting = tokio::spawn(async move { write(&mut other, &again).await });
+        somebody_waits(&system).await;
+        write_effects(&mut holder, &held.versions, &held.decision.effects, &held.mark).await.unwrap();
+        commit(&mut holder).await.unwrap();
+        assert!(!waiting.await.unwrap());
     }
     assert_eq!(system.attendee().get_event(&event).await.unwrap().seats_remaining, 98);
     system.assert_consistent(&event).await;
@@ -115,13 +182,15 @@ async fn one_of_many_events_that_has_changed_is_enough_for_nothing_to_be_written
     let system = System::with_replicas(1).await;
     let (event, other) = (system.event(5).await, system.event(5).await);
     let mut session = session(&system).await;
-    let (mut read, of_other) =
-        (read(&system, &mut session, &event).await, read(&system, &mut session, &other).await);
-    read.versions.extend(of_other.versions);
-    system.attendee().seat(&other).await;
-    let before = system.everything().await;
-    assert!(!write(&mut session, &read).await);
-    assert_eq!(system.everything().await, before);
+    for known in WAYS {
+        let mut batch_of_both = batch(&system, &mut session, &event, known).await;
+        let of_other = batch(&system, &mut session, &other, known).await;
+        batch_of_both.versions.extend(of_other.versions);
+        system.attendee().seat(&other).await;
+        let before = system.everything().await;
+        assert!(!write(&mut session, &batch_of_both).await, "{known:?}");
+        assert_eq!(system.everything().await, before);
+    }
 }
 
 #[tokio::test]
@@ -129,14 +198,16 @@ async fn what_was_read_too_long_ago_or_before_the_clock_went_back_is_not_written
     let system = System::with_replicas(1).await;
     let event = system.event(5).await;
     let mut session = session(&system).await;
-    let mut old = read(&system, &mut session, &event).await;
-    let time = old.decision.effects.changes[0].time;
-    for moment in [time - Duration::from_secs(6), time + Duration::from_secs(60)] {
-        old.decision.effects.changes[0].time = moment;
-        assert!(!write(&mut session, &old).await);
+    for known in WAYS {
+        let mut old = batch(&system, &mut session, &event, known).await;
+        let time = old.decision.effects.changes[0].time;
+        for moment in [time - Duration::from_secs(6), time + Duration::from_secs(60)] {
+            old.decision.effects.changes[0].time = moment;
+            assert!(!write(&mut session, &old).await, "{known:?}");
+        }
+        old.decision.effects.changes[0].time = time;
+        assert!(write(&mut session, &old).await, "{known:?}");
     }
-    old.decision.effects.changes[0].time = time;
-    assert!(write(&mut session, &old).await);
     system.assert_consistent(&event).await;
 }
 
@@ -145,11 +216,62 @@ async fn what_was_ruled_out_is_never_written_and_what_is_read_afterwards_is() {
     let system = System::with_replicas(1).await;
     let event = system.event(5).await;
     let mut session = session(&system).await;
-    let old = read(&system, &mut session, &event).await;
-    begin_and_lock_events(&mut session, old.mark.events()).await.unwrap();
-    rule_out(&mut session, old.mark.events()).await.unwrap();
-    assert!(!write(&mut session, &old).await);
-    let new = read(&system, &mut session, &event).await;
-    assert!(write(&mut session, &new).await);
+    for known in WAYS {
+        let old = batch(&system, &mut session, &event, known).await;
+        begin_and_lock_events(&mut session, old.mark.events()).await.unwrap();
+        rule_out(&mut session, old.mark.events()).await.unwrap();
+        assert!(!write(&mut session, &old).await, "{known:?}");
+        let new = batch(&system, &mut session, &event, known).await;
+        assert!(write(&mut session, &new).await, "{known:?}");
+    }
+    system.assert_consistent(&event).await;
+}
+
+#[tokio::test]
+async fn who_is_known_to_an_event_is_not_written_on_the_ground_of_a_memory_and_who_is_new_is() {
+    let system = System::with_replicas(1).await;
+    let event = system.event(1).await;
+    let (ada, bob) = (system.attendee(), system.attendee());
+    let (of_ada, of_bob) = (system.new_id(), system.new_id());
+    ada.seats(pb::RegisterRequest { request_id: of_ada.to_string(), ..ask(&event) }).await;
+    let wait = pb::JoinWaitlistRequest { request_id: of_bob.to_string(), ..ask_to_wait(&event) };
+    bob.try_join(wait).await.unwrap();
+    let mut session = session(&system).await;
+    let mut batch = batch(&system, &mut session, &event, Known::Remembered).await;
+    let before = system.everything().await;
+    let event_id = id(&event.event_id);
+    let users = |users: &[Uuid]| Wanted {
+        users: users.iter().map(|user| (event_id, *user)).collect(),
+        ..Wanted::default()
+    };
+    let request =
+        |caller, request| Wanted { requests: vec![(event_id, caller, request)], ..Wanted::default() };
+    for known in [
+        users(&[ada.id]),
+        users(&[system.new_id(), bob.id]),
+        request(ada.id, of_ada),
+        request(bob.id, of_bob),
+    ] {
+        batch.newcomers = known;
+        assert!(!write(&mut session, &batch).await, "{:?}", batch.newcomers);
+    }
+    assert_eq!(system.everything().await, before);
+    let requests = request(bob.id, of_ada).requests;
+    batch.newcomers = Wanted { requests, ..users(&[system.new_id(), system.new_id()]) };
+    assert!(write(&mut session, &batch).await);
+    system.assert_consistent(&event).await;
+}
+
+#[tokio::test]
+async fn what_is_remembered_from_another_server_is_not_written() {
+    let system = System::with_replicas(1).await;
+    let event = system.event(5).await;
+    let mut session = session(&system).await;
+    let mut batch = batch(&system, &mut session, &event, Known::Remembered).await;
+    let here = batch.server_start;
+    batch.server_start = here - Duration::from_micros(1);
+    assert!(!write(&mut session, &batch).await);
+    batch.server_start = here;
+    assert!(write(&mut session, &batch).await);
     system.assert_consistent(&event).await;
 }

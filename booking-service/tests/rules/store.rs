@@ -67,6 +67,13 @@ impl Store {
         let facts = self.load(commands);
         let decision = decide(facts, commands, &self.ids);
         assert_eq!(decision.verdicts.len(), commands.len(), "one verdict per command");
+        // Seating relies on it where it has not read who they are.
+        let all_are_new = commands.iter().all(Command::comes_in) && !self.knows_one_of(commands);
+        assert!(
+            !all_are_new || decision.effects.only_add(),
+            "newcomers change nobody: {:?}",
+            decision.effects
+        );
         self.write(decision.effects.clone());
         decision
     }
@@ -131,6 +138,16 @@ impl Store {
             line.into_iter().take(limit).for_each(|row| facts.add_entry(row.clone()));
         }
         facts
+    }
+
+    /// Whether one of those who come in is there already.
+    fn knows_one_of(&self, commands: &[Command]) -> bool {
+        Wanted::by(commands).users.into_iter().any(|(event_id, user_id)| {
+            let of_user = |event: Uuid, user: Uuid| event == event_id && user == user_id;
+            let registered = |row: &Registration| of_user(row.event_id, row.user_id) && row.state.is_active();
+            let queued = |row: &Entry| of_user(row.event_id, row.user_id) && row.state.is_active();
+            self.registrations.values().any(registered) || self.entries.values().any(queued)
+        })
     }
 
     fn registration(&self, (event_id, id): (Uuid, Uuid)) -> Option<Registration> {

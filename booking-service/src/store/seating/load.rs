@@ -1,4 +1,4 @@
-//! The facts of a batch, read in statements EARLIER or LATER than the one that takes the lock, never in the same.
+//! The facts of a batch, read in statements EARLIER or LATER than the one that takes the lock, not in the same.
 //!
 //! Under READ COMMITTED a statement that waits for a row lock re-reads that row, but sees every other table as it was
 //! before the wait: facts read together with the lock would miss what the other replica has just committed. Facts that
@@ -16,7 +16,8 @@ use crate::domain::facts::{Facts, HeadsWanted, Wanted};
 use crate::domain::registration::Registration;
 use crate::domain::waitlist::Entry;
 
-/// An event as it was when its facts were read: whoever changes anything that the rules read of it raises one of the two.
+/// An event as it was when its facts were read: whoever changes anything that the rules read of it raises one of the two (by
+/// hand, the fence).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventVersion {
     /// The event.

@@ -1,4 +1,4 @@
-//! The hot path: load and write, or lock, load, write. One batch is one transaction on a session of the runner's own.
+//! The hot path: load and write, or write alone, or lock, load, write. One batch is one transaction on a session of the runner's own.
 
 mod ending;
 mod load;
@@ -7,7 +7,10 @@ mod write;
 
 pub use load::{EventVersion, Loaded, load_facts};
 pub use lock::{begin_and_lock_events, begin_and_lock_free_events, commit, prepare_lock, rollback};
-pub use write::{Mark, are_unchanged, rule_out, was_committed, write_effects, write_if_unchanged};
+pub use write::{
+    Mark, Moment, are_unchanged, rule_out, was_committed, write_effects, write_if_unchanged,
+    write_newcomers_if_unchanged,
+};
 
 /// Has every statement planned anew when it is used next.
 ///

@@ -15,12 +15,23 @@ use crate::domain::change::Change;
 use crate::domain::command::RequestKey;
 use crate::domain::effects::Effects;
 use crate::domain::event::EventRecord;
+use crate::domain::facts::Wanted;
 use crate::domain::registration::Labels;
 
-/// For how long what was read without a lock is true enough to be written, by the database's clock. A replica that stands
+/// For how long what was read without a lock, or remembered, is true enough to be written, by the database's clock. A replica that stands
 /// still in between must not let somebody in long after registration has closed. If that clock has gone back since, as it may
 /// where another server has taken over, nobody knows how long it was.
 const FACTS_LIVE: Duration = Duration::from_secs(5);
+
+/// When something was written, with the locks of its events held and before it was committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The server's clock.
+    pub time: OffsetDateTime,
+    /// When the server was started. One run of a server knows what it has committed; a server that takes over may never have
+    /// heard of it, and count on from where it stands.
+    pub server_start: OffsetDateTime,
+}
 
 /// How to find out later whether a batch was committed: rows that this attempt, and no other, has written, one for each
 /// event that it changed. (One alone might be gone by then: a rehearsal removes its private event.)
@@ -56,7 +67,7 @@ impl Mark {
 }
 
 /// Writes effects of one statement (see [`Effects::are_one_statement`]) in a transaction of its own, in one round trip, if
-/// these events, all that the facts are about, are what they were when the facts were read, not long ago. `false`: they are
+/// these events, all that the facts are about, are what they were when the facts were read, not long ago. `None`: they are
 /// not, and nothing was written.
 ///
 /// # Errors
@@ -66,9 +77,14 @@ pub async fn write_if_unchanged(
     versions: &[EventVersion],
     effects: &Effects,
     mark: &Mark,
-) -> Result<bool, StoreError> {
-    let until = effects.time().map(|time| time + FACTS_LIVE);
-    Ok(write(connection, versions, until, effects, mark).await?.is_some())
+) -> Result<Option<Moment>, StoreError> {
+    let written = write(connection, versions, until(effects), effects, mark).await?;
+    Ok(written.map(|written| written.moment))
+}
+
+/// Until when effects can be written on the ground of facts that no lock protects.
+fn until(effects: &Effects) -> Option<OffsetDateTime> {
+    effects.time().map(|time| time + FACTS_LIVE)
 }
 
 /// Whether these events are still what they were when the facts were read: then all that was read of them since is true
@@ -127,7 +143,7 @@ pub async fn write_effects(
         revise_event(&mut *connection, record).await?;
     }
     let changed = || StoreError::Inconsistent { table: "events", what: "changed under its lock".to_owned() };
-    let batch = write(&mut *connection, versions, None, effects, mark).await?.ok_or_else(changed)?;
+    let written = write(&mut *connection, versions, None, effects, mark).await?.ok_or_else(changed)?;
     if !effects.deleted_events.is_empty() {
         sqlx::query!("DELETE FROM events WHERE id = ANY($1)", &effects.deleted_events)
             .execute(&mut *connection)
@@ -135,7 +151,7 @@ pub async fn write_effects(
     }
     let mut last_versions = Vec::with_capacity(effects.endings.len());
     for ending in &effects.endings {
-        last_versions.push(end_event(&mut *connection, ending, batch).await?);
+        last_versions.push(end_event(&mut *connection, ending, written.batch).await?);
     }
     Ok(last_versions)
 }
@@ -161,18 +177,19 @@ pub async fn was_committed(connection: &mut PgConnection, mark: &Mark) -> Result
 
 /// The statement of a batch: counters, new registrations, new entries, the log, all of it if all of these events are what
 /// they were, and nothing otherwise. It gives the number that it drew for the transaction, all of whose locks are held by
-/// then.
+/// then, and the moment.
 ///
 /// Race: another replica changes an event between the reading of its facts and this. `locked` waits for it (in order of id,
 /// as everybody does), is then given the row as it has become, and passes it over. No row of another table needs to be
 /// read again: none of them changes without the event's version.
 ///
 /// Arrays are opened one by one, in a list of columns: `FROM unnest(a, b)` keeps each in a store of its own before it is read.
-/// Whatever is new is written from `ready`: the number itself, or whatever `$before` makes of it, then `drawn`.
+/// Whatever is new is written from `ready`: the number itself, or whatever `$before` makes of it, then `drawn`. `$only_if`
+/// is what else has to be so.
 macro_rules! query_write {
-    ($drawn:literal, $before:literal, $versions:ident, $until:ident, $effects:ident, $attempts:ident $(, $argument:expr)*
+    (drawn: $drawn:literal, only_if: $only_if:literal, before: $before:literal, $versions:ident, $until:ident, $effects:ident, $attempts:ident $(, $argument:expr)*
      $(,)?) => {
-        sqlx::query_scalar!(
+        sqlx::query!(
             r#"
             WITH locked AS MATERIALIZED (
                 SELECT
@@ -186,6 +203,7 @@ macro_rules! query_write {
                          WHERE $11::timestamptz IS NULL
                             OR clock_timestamp() BETWEEN $10::timestamptz AND $11::timestamptz)
                        = cardinality($1::uuid[])
+                   "# + $only_if + r#"
             ), "# + $before + r#"counters AS (
                 UPDATE events e
                    SET seats_remaining = c.seats_remaining, waitlist_size = c.waitlist_size,
@@ -235,7 +253,7 @@ macro_rules! query_write {
                                unnest($43::uuid[]) AS attempt) AS l
                  CROSS JOIN ready
             )
-            SELECT batch AS "batch!" FROM ready
+            SELECT batch AS "batch!", clock_timestamp() AS "time!", pg_postmaster_start_time() AS "server_start!" FROM ready
             "#,
             &column($versions, |v| v.id),
             &column($versions, |v| v.version),
@@ -285,26 +303,92 @@ macro_rules! query_write {
     };
 }
 
-/// Writes a batch if its events are what they were, and it is between the time of their facts and `until`, and gives its number.
+/// [`write_if_unchanged`] for effects whose facts were not read but remembered, from a server that was started then: nothing but
+/// these events, and nobody in them. It is written if, besides, it is still that server, none of these users has a
+/// registration or an entry, and none of these requests has made one. The effects are new rows alone ([`Effects::only_add`]).
+///
+/// # Errors
+/// As [`write_if_unchanged`].
+pub async fn write_newcomers_if_unchanged(
+    connection: &mut PgConnection,
+    versions: &[EventVersion],
+    server_start: OffsetDateTime,
+    newcomers: &Wanted,
+    effects: &Effects,
+    mark: &Mark,
+) -> Result<Option<Moment>, StoreError> {
+    let (attempts, until) = (mark.on(&effects.changes), until(effects));
+    let (users, requests) = (&newcomers.users, &newcomers.requests);
+    // Race: one of them comes in by another way after this statement has begun, whose look-ups do not see it. The event's
+    // version tells: it is read once more as the lock is granted. (Of somebody found, nobody could tell whether it is still so.)
+    let write = query_write!(
+        drawn: "ready",
+        only_if: r#"AND pg_postmaster_start_time() = $49 AND NOT EXISTS (
+                SELECT FROM (SELECT unnest($44::uuid[]) AS event_id, unnest($45::uuid[]) AS user_id) AS u
+                 WHERE (SELECT r.id FROM registrations r
+                         WHERE r.event_id = u.event_id AND r.user_id = u.user_id
+                           AND r.state IN ('HELD', 'CONFIRMED', 'CHECKED_IN')) IS NOT NULL
+                    OR (SELECT w.id FROM waitlist_entries w
+                         WHERE w.event_id = u.event_id AND w.user_id = u.user_id
+                           AND w.state IN ('WAITING', 'OFFERED')) IS NOT NULL
+            ) AND NOT EXISTS (
+                SELECT FROM (SELECT unnest($46::uuid[]) AS event_id, unnest($47::uuid[]) AS caller,
+                                    unnest($48::uuid[]) AS request) AS q
+                 WHERE (SELECT r.id FROM registrations r
+                         WHERE r.event_id = q.event_id AND r.request_actor_id = q.caller
+                           AND r.request_id = q.request) IS NOT NULL
+                    OR (SELECT w.id FROM waitlist_entries w
+                         WHERE w.event_id = q.event_id AND w.request_actor_id = q.caller
+                           AND w.request_id = q.request) IS NOT NULL
+            )"#,
+        before: "",
+        versions,
+        until,
+        effects,
+        attempts,
+        &column(users, |user| user.0),
+        &column(users, |user| user.1),
+        &column(requests, |request| request.0),
+        &column(requests, |request| request.1),
+        &column(requests, |request| request.2),
+        server_start,
+    );
+    let row = write.fetch_optional(connection).await?;
+    Ok(row.map(|row| Moment { time: row.time, server_start: row.server_start }))
+}
+
+/// A batch that is written.
+struct Written {
+    /// Its number.
+    batch: i64,
+    moment: Moment,
+}
+
+/// Writes a batch if its events are what they were, and it is between the time of their facts and `until`.
 async fn write(
     connection: &mut PgConnection,
     versions: &[EventVersion],
     until: Option<OffsetDateTime>,
     effects: &Effects,
     mark: &Mark,
-) -> Result<Option<i64>, StoreError> {
+) -> Result<Option<Written>, StoreError> {
     let attempts = mark.on(&effects.changes);
     let (registrations, entries) = (&effects.changed_registrations, &effects.changed_entries);
     if registrations.is_empty() && entries.is_empty() {
         // The rush. What is not there need not be set up.
-        let write = query_write!("ready", "", versions, until, effects, attempts);
-        return Ok(write.fetch_optional(connection).await?);
+        let write = query_write!(drawn: "ready", only_if: "", before: "", versions, until, effects, attempts);
+        let row = write.fetch_optional(connection).await?;
+        return Ok(row.map(|row| Written {
+            batch: row.batch,
+            moment: Moment { time: row.time, server_start: row.server_start },
+        }));
     }
     // What ends comes before what begins: a cancelled registration must be out of the unique index of active ones
     // before the same user's new one goes in. Whoever counts what was changed waits for it.
     let write = query_write!(
-        "drawn",
-        r#"registrations_changed AS (
+        drawn: "drawn",
+        only_if: "",
+        before: r#"registrations_changed AS (
                 UPDATE registrations r
                    SET state = c.state, update_time = c.update_time, confirm_time = c.confirm_time,
                        cancel_time = c.cancel_time, check_in_time = c.check_in_time
@@ -348,7 +432,11 @@ async fn write(
         &column(entries, |w| w.offer_expire_time) as &[Option<OffsetDateTime>],
         &column(entries, |w| w.registration_id) as &[Option<Uuid>],
     );
-    Ok(write.fetch_optional(connection).await?)
+    let row = write.fetch_optional(connection).await?;
+    Ok(row.map(|row| Written {
+        batch: row.batch,
+        moment: Moment { time: row.time, server_start: row.server_start },
+    }))
 }
 
 /// What the organizer can change; the counters are written with everyone else's.
