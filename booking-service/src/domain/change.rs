@@ -71,7 +71,7 @@ pub struct Change {
     pub subject_id: Option<Uuid>,
     /// What a reader needs to follow: a JSON object.
     pub details: Value,
-    /// The database's clock, read with the facts.
+    /// The database's clock, as it was read with the facts, or has gone on since the batch before.
     pub time: OffsetDateTime,
 }
 

@@ -42,7 +42,7 @@ impl Effects {
         self.changes.is_empty()
     }
 
-    /// When all of it happens: at the one moment that its facts were read. `None` if there is nothing to write.
+    /// When all of it happens: at the one moment of its facts. `None` if there is nothing to write.
     pub fn time(&self) -> Option<OffsetDateTime> {
         self.changes.first().map(|change| change.time)
     }

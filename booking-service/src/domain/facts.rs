@@ -74,7 +74,7 @@ pub struct HeadsWanted {
 /// The rows, indexed by what the rules ask for.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// The database's clock, read with the events.
+    /// The database's clock: as it was read with the events or, where they are remembered, has gone on since.
     pub now: OffsetDateTime,
     pub(super) events: HashMap<Uuid, Event>,
     pub(super) texts: HashMap<Uuid, EventText>,

@@ -36,9 +36,9 @@ pub(super) enum Attempt {
     Unknown(Vec<Option<Verdict>>, Mark),
 }
 
-/// Decides the commands by the events as this replica's last batch has left them, and as if nobody in this one were known to
-/// them: nothing is read, and one statement writes if all of that is so. `None`: it is not, or may not be, or nothing would
-/// be written, which must not be said on the ground of a memory. Nothing was written.
+/// Decides the commands by the events as this replica's last batch has left them, and as if nobody in this one were known
+/// to them: nothing is read, and one statement writes if all of that is so. `None`: it is not, or may not be, or nothing
+/// would be written, which must not be said on the ground of a memory. Nothing was written.
 ///
 /// # Errors
 /// Nothing was committed; see [`Setback`].
@@ -51,6 +51,9 @@ pub(super) async fn attempt_remembered(
     if !commands.iter().all(|command| command.comes_in()) {
         return Ok(None);
     }
+    let patience = session.patience();
+    // First: to connect takes time, in which a memory ages.
+    let connection = session.connection().await?;
     let events = event_ids(commands.iter().copied());
     let Some(remembered) = recent.recall(&events, Instant::now()) else { return Ok(None) };
     let Remembered { facts, versions, server_start } = remembered;
@@ -58,24 +61,28 @@ pub(super) async fn attempt_remembered(
     if effects.is_empty() || !effects.only_add() {
         return Ok(None);
     }
-    let patience = session.patience();
-    let connection = session.connection().await?;
     let newcomers = Wanted::by(commands.iter().copied());
     let mark = Mark::new(ids.new_id(), &effects);
     let sent = Instant::now();
     let step = write_newcomers_if_unchanged(connection, &versions, server_start, &newcomers, &effects, &mark);
     let written = committing(patience, step).await;
-    if !matches!(written, Ok(Some(_))) {
-        recent.doubt(&events, Instant::now());
-    }
     match &written {
-        Ok(None) => metrics::counter!("booking_batch_retries_total", "code" => "outdated").increment(1),
-        // It may be the memory that is wrong. Whether it is a command, those find out who read.
-        Err(setback @ Setback::Unforeseen(_)) if setback.is_answer() => return Ok(None),
         Ok(Some(moment)) => recent.learn(&effects.events, &versions, *moment, sent, Instant::now()),
-        Err(_) => {}
+        Ok(None) | Err(_) => recent.doubt(&events, Instant::now()),
     }
-    conclude(written, verdicts, &effects, mark)
+    match written {
+        Ok(None) => {
+            metrics::counter!("booking_batch_retries_total", "code" => "outdated").increment(1);
+            Ok(None)
+        }
+        // It may be the memory that is at fault. If it is a command, those find out who read.
+        Err(setback @ Setback::Unforeseen(_)) if setback.is_answer() => {
+            tracing::warn!(?setback, "the database refused what was decided by what is remembered");
+            metrics::counter!("booking_batch_retries_total", "code" => "refused").increment(1);
+            Ok(None)
+        }
+        written => conclude(written, verdicts, &effects, mark),
+    }
 }
 
 /// Decides the commands by what is there now, without waiting for a lock and without a transaction. What that leaves to be

@@ -3,13 +3,13 @@
 //! A replica does not open a transaction per request. [`Seating::submit`] puts the command into an inbox, behind those for
 //! the same event; a few runners, each with one database session, take whatever is waiting, event by event in turn, into
 //! one transaction. No timer and no artificial delay: while one batch is in flight the next one gathers. Alone, a command
-//! pays for two round trips, or one; in a rush, hundreds share one lock, one commit, one fsync.
+//! pays for two round trips, or one; in a rush, up to 128 share one lock, one commit, one fsync.
 //!
 //! There are three ways (`batch`):
-//! - load → decide → write → reply: the one statement that writes locks the events, makes sure that they are still what they
-//!   were when they were read, and commits. What leaves nothing to be written needs no lock at all.
-//! - decide → write → reply: the same without reading, for newcomers alone, at events that the last batch left a moment ago
-//!   (`recent`). That nobody of them is known there is made sure of by the statement, too.
+//! - load → decide → write → reply: the one statement that writes locks the events, makes sure that they are still what
+//!   they were when they were read, and commits. What leaves nothing to be written needs no lock at all.
+//! - decide → write → reply: the same without reading, for newcomers alone, at events that the last batch left a moment
+//!   ago (`recent`). That none of them is known there is made sure of by the statement, too.
 //! - lock → load → decide → write → commit → reply: where somebody else was seen at the event a moment ago (`contended`),
 //!   and for what an organizer changes of the event itself.
 
@@ -134,6 +134,7 @@ fn show_counters() {
     metrics::counter!("booking_batch_retries_total", "code" => "55P03").increment(0);
     metrics::counter!("booking_batch_retries_total", "code" => "overtaken").increment(0);
     metrics::counter!("booking_batch_retries_total", "code" => "outdated").increment(0);
+    metrics::counter!("booking_batch_retries_total", "code" => "refused").increment(0);
     for facts in ["remembered", "read", "locked"] {
         metrics::counter!("booking_batches_total", "facts" => facts).increment(0);
     }

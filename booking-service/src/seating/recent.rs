@@ -1,5 +1,5 @@
-//! Events as this replica's last batch left them, a moment ago: most likely they are still so, and need not be read again
-//! before the next batch is written. Whether they are, the statement that writes finds out.
+//! Events as this replica's last batch left them, a moment ago: most likely they are still so, and need not be read
+//! again before the next batch is written. Whether they are, the statement that writes finds out.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,12 +15,12 @@ use crate::store::seating::{EventVersion, Moment};
 
 /// For how long an event is remembered.
 const MEMORY: Duration = Duration::from_secs(1);
-/// For how long an event is not relied upon after that was in vain for the first time; doubled from then on, until it is not
-/// in vain. Where replicas take turns at many events, each may have been somewhere else since.
+/// For how long an event is not relied upon after that was in vain for the first time; doubled from then on, until it is
+/// not in vain. Where replicas take turns at many events, each of them finds what another has left.
 const FIRST_DOUBT: Duration = Duration::from_secs(1);
 const LONGEST_DOUBT: Duration = Duration::from_secs(16);
-/// Whatever took longer to write is not remembered. The server's clock is known as it was before it committed: what is decided
-/// by it is decided so much in the past, at most.
+/// Whatever took longer to write is not remembered. The server's clock is known as it was before it committed: what is
+/// decided by it is decided so much in the past, at most.
 const PROMPT: Duration = Duration::from_millis(100);
 /// How many are remembered. Beyond that all are forgotten: they are soon learned again.
 const MOST: usize = 10_000;
@@ -40,7 +40,7 @@ struct Known {
 enum State {
     /// Left so by a batch that was written at `moment` and answered at `at`.
     Left { event: Box<Event>, fence: i64, moment: Moment, at: Instant },
-    /// It was not as it was left, or somebody was known to it; not to be relied upon until then.
+    /// Not to be relied upon until then.
     Doubtful { until: Instant },
 }
 
@@ -55,8 +55,8 @@ pub(super) struct Remembered {
 }
 
 impl Recent {
-    /// A batch that was decided by `versions`, sent at `sent`, written at `moment` and answered at `at`, has left these events
-    /// so.
+    /// A batch that was decided by `versions`, sent at `sent`, written at `moment` and answered at `at`, has left these
+    /// events so.
     pub(super) fn learn(
         &self,
         events: &[Event],
@@ -66,6 +66,7 @@ impl Recent {
         at: Instant,
     ) {
         if at.saturating_duration_since(sent) > PROMPT {
+            self.forget(events.iter().map(|event| event.id), at);
             return;
         }
         let mut known = self.known();
@@ -84,7 +85,17 @@ impl Recent {
         }
     }
 
-    /// These were not as they were left, or somebody was known to them.
+    /// These are about to change, or have, and nobody says here how.
+    pub(super) fn forget(&self, events: impl Iterator<Item = Uuid>, now: Instant) {
+        let mut known = self.known();
+        for event_id in events {
+            if let Some(Known { state: state @ State::Left { .. }, .. }) = known.get_mut(&event_id) {
+                *state = State::Doubtful { until: now };
+            }
+        }
+    }
+
+    /// One of these was not as it was left, or somebody was known to it; or it is not known whether.
     pub(super) fn doubt(&self, events: &[Uuid], now: Instant) {
         let mut known = self.known();
         for &event_id in events {
@@ -106,8 +117,8 @@ impl Recent {
             if age >= MEMORY || last.is_some_and(|last| last.server_start != moment.server_start) {
                 return None;
             }
-            // The server showed that time before `at`, and both clocks run at one speed. That it is not ahead of the server's is
-            // made sure of when it is written.
+            // The server showed that time before `at`, and both clocks run at one speed. That it is not ahead of the
+            // server's is made sure of when it is written.
             let time = (moment.time + age).truncate_to_microsecond();
             let time = last.map_or(time, |last| last.time.max(time));
             last = Some(Moment { time, server_start: moment.server_start });
@@ -186,8 +197,12 @@ mod tests {
     #[test]
     fn what_took_long_to_commit_is_not_remembered() {
         let (recent, at, id) = (Recent::default(), Instant::now(), event(1).id);
+        learn(&recent, event(1), at);
         let answered = at + PROMPT + Duration::from_nanos(1);
-        learn_from(&recent, START, event(1), at, answered);
+        learn_from(&recent, OffsetDateTime::UNIX_EPOCH, event(1), at, answered);
+        assert!(recent.recall(&[id], answered).is_none(), "nor what was before it");
+        learn(&recent, event(1), answered);
+        recent.forget([id].into_iter(), answered);
         assert!(recent.recall(&[id], answered).is_none());
     }
 
@@ -216,6 +231,8 @@ mod tests {
             at = soon + Duration::from_nanos(1);
             learn(&recent, event(1), at);
             assert!(recent.recall(&[id], at).is_some());
+            // By somebody who was decided by something else.
+            learn(&recent, event(1), at);
         }
         // The next batch was decided by what this one had left.
         learn(&recent, Event { version: 6, ..event(1) }, at);

@@ -102,6 +102,7 @@ impl Runner {
                 }
                 Ok(Attempt::Unknown(verdicts, mark)) => {
                     self.session.discard();
+                    self.recent.forget(events(&part), Instant::now());
                     let (decided, verdicts) = put_back_undecided(part, verdicts, batch);
                     match self.resolve(decided, verdicts, &mark).await {
                         Some(not_committed) => part = not_committed,
@@ -180,6 +181,8 @@ impl Runner {
                 }
             }
         }
+        // Whoever locks leaves the events as nobody remembers.
+        self.recent.forget(events(part), Instant::now());
         let to_lock = part.iter().map(|pending| &pending.command);
         let events = span.enclose(lock(&mut self.session, to_lock, batch.locking)).await?;
         if is_last {

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::acts::{ask, ask_to_wait};
 use crate::proof::id;
+use crate::refusal::refused;
 use crate::system::{System, eventually};
 
 /// A session as a runner has it.
@@ -273,5 +274,16 @@ async fn what_is_remembered_from_another_server_is_not_written() {
     assert!(!write(&mut session, &batch).await);
     batch.server_start = here;
     assert!(write(&mut session, &batch).await);
+    system.assert_consistent(&event).await;
+}
+
+#[tokio::test]
+async fn what_the_database_refuses_of_a_memory_is_read_and_decided_anew() {
+    let system = System::with_replicas(1).await;
+    let event = system.event(5).await;
+    system.attendee().seat(&event).await;
+    // Somebody by hand, who did not raise the fence: the seats that would be left are more than there are.
+    sqlx::query("UPDATE events SET capacity = 1, seats_remaining = 0").execute(&system.pool).await.unwrap();
+    refused(system.attendee().register(&event).await, "EVENT_FULL");
     system.assert_consistent(&event).await;
 }

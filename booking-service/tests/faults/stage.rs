@@ -206,10 +206,13 @@ impl Stage {
         self.metric(name, label).await.unwrap_or_default()
     }
 
-    /// Batches that were tried again because of the database, and not of somebody's lock.
+    /// Batches that were tried again because of the database, and not of somebody else at their events.
     pub(crate) async fn retries(&self) -> f64 {
-        self.count("booking_batch_retries_total", "").await
-            - self.count("booking_batch_retries_total", "code=\"55P03\"").await
+        let mut retries = self.count("booking_batch_retries_total", "").await;
+        for code in ["55P03", "overtaken", "outdated"] {
+            retries -= self.count("booking_batch_retries_total", &format!("code=\"{code}\"")).await;
+        }
+        retries
     }
 }
 

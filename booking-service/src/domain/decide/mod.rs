@@ -69,7 +69,7 @@ pub struct Decision {
 
 /// Applies the commands in order.
 ///
-/// `facts` holds what [`super::facts::Wanted::by`] and [`Facts::heads_wanted`] asked for. A command that cancels an event
+/// `facts` holds what [`super::facts::Wanted::by`] and [`Facts::heads_wanted`] asked for, as far as there is any. A command that cancels an event
 /// is the last for that event in its batch (see [`Ending`]).
 pub fn decide<'a>(
     facts: Facts,

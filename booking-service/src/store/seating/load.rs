@@ -2,7 +2,9 @@
 //!
 //! Under READ COMMITTED a statement that waits for a row lock re-reads that row, but sees every other table as it was
 //! before the wait: facts read together with the lock would miss what the other replica has just committed. Facts that
-//! were read before it are true if the event's version is still the same under the lock: every change raises it.
+//! were read before it are true if the event's version is still the same under the lock: every change raises it. (So, if the
+//! version is known beforehand, that nobody is there can be read together with the lock: see
+//! [`super::write_newcomers_if_unchanged`].)
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -16,8 +18,8 @@ use crate::domain::facts::{Facts, HeadsWanted, Wanted};
 use crate::domain::registration::Registration;
 use crate::domain::waitlist::Entry;
 
-/// An event as it was when its facts were read: whoever changes anything that the rules read of it raises one of the two (by
-/// hand, the fence).
+/// An event as it was when its facts were read: whoever changes anything that the rules read of it raises one of the two
+/// (by hand, the fence).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventVersion {
     /// The event.

@@ -28,8 +28,9 @@ pub async fn prepare_lock(connection: &mut PgConnection) -> Result<(), StoreErro
 /// Begins a transaction and locks these events, in one round trip.
 ///
 /// Race: two replicas that both read `seats_remaining = 1`. The second waits here until the first has committed, and reads
-/// in a LATER statement (see `load`); or it has read before, and takes the lock as it writes (see `write`). In order of id, so that two batches with the same two events cannot wait for each
-/// other. Events that do not exist are passed over.
+/// in a LATER statement (see `load`); or it has read before, or remembers, and takes the lock as it writes (see `write`).
+/// In order of id, so that two batches with the same two events cannot wait for each other. Events that do not exist are
+/// passed over.
 ///
 /// # Errors
 /// SQLSTATE 55P03 when a lock was not granted within the session's `lock_timeout`; whatever else the database says. The

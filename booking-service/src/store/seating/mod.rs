@@ -1,4 +1,5 @@
-//! The hot path: load and write, or write alone, or lock, load, write. One batch is one transaction on a session of the runner's own.
+//! The hot path: load and write, or write alone, or lock, load, write. One batch is one transaction on a session of the
+//! runner's own.
 
 mod ending;
 mod load;

@@ -18,9 +18,9 @@ use crate::domain::event::EventRecord;
 use crate::domain::facts::Wanted;
 use crate::domain::registration::Labels;
 
-/// For how long what was read without a lock, or remembered, is true enough to be written, by the database's clock. A replica that stands
-/// still in between must not let somebody in long after registration has closed. If that clock has gone back since, as it may
-/// where another server has taken over, nobody knows how long it was.
+/// For how long what was read without a lock, or remembered, is true enough to be written, by the database's clock. A
+/// replica that stands still in between must not let somebody in long after registration has closed. If that clock has gone
+/// back since, as it may where another server has taken over, nobody knows how long it was.
 const FACTS_LIVE: Duration = Duration::from_secs(5);
 
 /// When something was written, with the locks of its events held and before it was committed.
@@ -28,8 +28,9 @@ const FACTS_LIVE: Duration = Duration::from_secs(5);
 pub struct Moment {
     /// The server's clock.
     pub time: OffsetDateTime,
-    /// When the server was started. One run of a server knows what it has committed; a server that takes over may never have
-    /// heard of it, and count on from where it stands.
+    /// When the server was started. One run of a server knows what it has committed; a server that takes over may never
+    /// have heard of it, and count on from where it stands. (So may one that recovers from a crash with
+    /// `synchronous_commit = off`, which no promise is made for.)
     pub server_start: OffsetDateTime,
 }
 
@@ -79,7 +80,7 @@ pub async fn write_if_unchanged(
     mark: &Mark,
 ) -> Result<Option<Moment>, StoreError> {
     let written = write(connection, versions, until(effects), effects, mark).await?;
-    Ok(written.map(|written| written.moment))
+    Ok(written.map(Written::moment))
 }
 
 /// Until when effects can be written on the ground of facts that no lock protects.
@@ -183,13 +184,14 @@ pub async fn was_committed(connection: &mut PgConnection, mark: &Mark) -> Result
 /// as everybody does), is then given the row as it has become, and passes it over. No row of another table needs to be
 /// read again: none of them changes without the event's version.
 ///
-/// Arrays are opened one by one, in a list of columns: `FROM unnest(a, b)` keeps each in a store of its own before it is read.
-/// Whatever is new is written from `ready`: the number itself, or whatever `$before` makes of it, then `drawn`. `$only_if`
-/// is what else has to be so.
+/// Arrays are opened one by one, in a list of columns: `FROM unnest(a, b)` keeps each in a store of its own before it is
+/// read. Whatever is new is written from `ready`: the number itself, or whatever `$before` makes of it, then `drawn`.
+/// `$only_if` is what else has to be so.
 macro_rules! query_write {
-    (drawn: $drawn:literal, only_if: $only_if:literal, before: $before:literal, $versions:ident, $until:ident, $effects:ident, $attempts:ident $(, $argument:expr)*
-     $(,)?) => {
-        sqlx::query!(
+    (drawn: $drawn:literal, only_if: $only_if:literal, before: $before:literal,
+     $versions:ident, $until:ident, $effects:ident, $attempts:ident $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            Written,
             r#"
             WITH locked AS MATERIALIZED (
                 SELECT
@@ -253,7 +255,8 @@ macro_rules! query_write {
                                unnest($43::uuid[]) AS attempt) AS l
                  CROSS JOIN ready
             )
-            SELECT batch AS "batch!", clock_timestamp() AS "time!", pg_postmaster_start_time() AS "server_start!" FROM ready
+            SELECT batch AS "batch!", clock_timestamp() AS "time!", pg_postmaster_start_time() AS "server_start!"
+              FROM ready
             "#,
             &column($versions, |v| v.id),
             &column($versions, |v| v.version),
@@ -303,9 +306,10 @@ macro_rules! query_write {
     };
 }
 
-/// [`write_if_unchanged`] for effects whose facts were not read but remembered, from a server that was started then: nothing but
-/// these events, and nobody in them. It is written if, besides, it is still that server, none of these users has a
-/// registration or an entry, and none of these requests has made one. The effects are new rows alone ([`Effects::only_add`]).
+/// [`write_if_unchanged`] for effects whose facts were not read but remembered, from a server that was started then: nothing
+/// but these events, and nobody in them. It is written if, besides, it is still that server, none of these users has an
+/// active registration or entry, and none of these requests has made one. The effects are new rows alone
+/// ([`Effects::only_add`]).
 ///
 /// # Errors
 /// As [`write_if_unchanged`].
@@ -320,7 +324,7 @@ pub async fn write_newcomers_if_unchanged(
     let (attempts, until) = (mark.on(&effects.changes), until(effects));
     let (users, requests) = (&newcomers.users, &newcomers.requests);
     // Race: one of them comes in by another way after this statement has begun, whose look-ups do not see it. The event's
-    // version tells: it is read once more as the lock is granted. (Of somebody found, nobody could tell whether it is still so.)
+    // version tells: it is read once more as the lock is granted.
     let write = query_write!(
         drawn: "ready",
         only_if: r#"AND pg_postmaster_start_time() = $49 AND NOT EXISTS (
@@ -353,15 +357,21 @@ pub async fn write_newcomers_if_unchanged(
         &column(requests, |request| request.2),
         server_start,
     );
-    let row = write.fetch_optional(connection).await?;
-    Ok(row.map(|row| Moment { time: row.time, server_start: row.server_start }))
+    Ok(write.fetch_optional(connection).await?.map(Written::moment))
 }
 
 /// A batch that is written.
 struct Written {
     /// Its number.
     batch: i64,
-    moment: Moment,
+    time: OffsetDateTime,
+    server_start: OffsetDateTime,
+}
+
+impl Written {
+    fn moment(self) -> Moment {
+        Moment { time: self.time, server_start: self.server_start }
+    }
 }
 
 /// Writes a batch if its events are what they were, and it is between the time of their facts and `until`.
@@ -377,11 +387,7 @@ async fn write(
     if registrations.is_empty() && entries.is_empty() {
         // The rush. What is not there need not be set up.
         let write = query_write!(drawn: "ready", only_if: "", before: "", versions, until, effects, attempts);
-        let row = write.fetch_optional(connection).await?;
-        return Ok(row.map(|row| Written {
-            batch: row.batch,
-            moment: Moment { time: row.time, server_start: row.server_start },
-        }));
+        return Ok(write.fetch_optional(connection).await?);
     }
     // What ends comes before what begins: a cancelled registration must be out of the unique index of active ones
     // before the same user's new one goes in. Whoever counts what was changed waits for it.
@@ -432,11 +438,7 @@ async fn write(
         &column(entries, |w| w.offer_expire_time) as &[Option<OffsetDateTime>],
         &column(entries, |w| w.registration_id) as &[Option<Uuid>],
     );
-    let row = write.fetch_optional(connection).await?;
-    Ok(row.map(|row| Written {
-        batch: row.batch,
-        moment: Moment { time: row.time, server_start: row.server_start },
-    }))
+    Ok(write.fetch_optional(connection).await?)
 }
 
 /// What the organizer can change; the counters are written with everyone else's.
