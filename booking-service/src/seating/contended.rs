@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::bounded::remember;
+
 /// For how long it is remembered: what is done in vain once a second costs nothing.
 const MEMORY: Duration = Duration::from_secs(1);
-/// How many are remembered. Beyond that all are forgotten: they are soon learned again.
-const MOST: usize = 10_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Contended(HashMap<Uuid, Instant>);
@@ -19,10 +19,7 @@ impl Contended {
     /// One of these was changed by somebody else, or is locked by them.
     pub(super) fn learn(&mut self, events: impl Iterator<Item = Uuid>, now: Instant) {
         for event_id in events {
-            if self.0.len() >= MOST {
-                self.0.clear();
-            }
-            self.0.insert(event_id, now + MEMORY);
+            remember(&mut self.0, event_id, now + MEMORY);
         }
     }
 
@@ -38,6 +35,7 @@ impl Contended {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bounded::MOST;
     use super::*;
 
     #[test]

@@ -14,6 +14,7 @@
 //!   and for what an organizer changes of the event itself.
 
 mod batch;
+mod bounded;
 mod busy;
 mod contended;
 mod inbox;

@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::bounded::remember;
 use crate::domain::event::Event;
 use crate::domain::facts::Facts;
 use crate::store::seating::{EventVersion, Moment};
@@ -22,8 +23,6 @@ const LONGEST_DOUBT: Duration = Duration::from_secs(16);
 /// Whatever took longer to write is not remembered. The server's clock is known as it was before it committed: what is
 /// decided by it is decided so much in the past, at most.
 const PROMPT: Duration = Duration::from_millis(100);
-/// How many are remembered. Beyond that all are forgotten: they are soon learned again.
-const MOST: usize = 10_000;
 
 /// The events, by id. All runners of a replica share them.
 #[derive(Debug, Default)]
@@ -81,7 +80,7 @@ impl Recent {
                 None => FIRST_DOUBT,
             };
             let state = State::Left { event: Box::new(event.clone()), fence: version.fence, moment, at };
-            note(&mut known, event.id, Known { state, doubt });
+            remember(&mut known, event.id, Known { state, doubt });
         }
     }
 
@@ -101,7 +100,7 @@ impl Recent {
         for &event_id in events {
             let doubt = known.get(&event_id).map_or(FIRST_DOUBT, |known| known.doubt);
             let state = State::Doubtful { until: now + doubt };
-            note(&mut known, event_id, Known { state, doubt: (doubt * 2).min(LONGEST_DOUBT) });
+            remember(&mut known, event_id, Known { state, doubt: (doubt * 2).min(LONGEST_DOUBT) });
         }
     }
 
@@ -135,15 +134,9 @@ impl Recent {
     }
 }
 
-fn note(known: &mut HashMap<Uuid, Known>, event_id: Uuid, what: Known) {
-    if known.len() >= MOST && !known.contains_key(&event_id) {
-        known.clear();
-    }
-    known.insert(event_id, what);
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::bounded::MOST;
     use super::*;
     use crate::domain::event::{EventState, QueueDiscipline, WaitlistPolicy};
 

@@ -69,8 +69,8 @@ pub struct Decision {
 
 /// Applies the commands in order.
 ///
-/// `facts` holds what [`super::facts::Wanted::by`] and [`Facts::heads_wanted`] asked for, as far as there is any. A command that cancels an event
-/// is the last for that event in its batch (see [`Ending`]).
+/// `facts` holds what [`super::facts::Wanted::by`] and [`Facts::heads_wanted`] asked for, as far as there is any. A command
+/// that cancels an event is the last for that event in its batch (see [`Ending`]).
 pub fn decide<'a>(
     facts: Facts,
     commands: impl IntoIterator<Item = &'a Command>,
