@@ -1,5 +1,6 @@
 //! Reading requests: every violation is collected, then the request is refused once.
 
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -35,10 +36,16 @@ const MIN_SECONDS: i64 = -62_135_596_800;
 /// The last second that is accepted: 9999-12-31T23:59:59Z.
 const MAX_SECONDS: i64 = 253_402_300_799;
 
+/// How many violations are told. A list may be wrong in each of a million places.
+const MOST_VIOLATIONS: usize = 100;
+
 impl Violations {
-    /// Records that `field` is wrong. The description continues the sentence that the field's name begins.
+    /// Records that `field` is wrong, if not too much was before. The description continues the sentence that the field's
+    /// name begins.
     pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.0.push(Violation { field: field.into(), description: description.into() });
+        if self.0.len() < MOST_VIOLATIONS {
+            self.0.push(Violation { field: field.into(), description: description.into() });
+        }
     }
 
     /// Reads a required UUID in its hyphenated form, in lower or upper case. A wrong one is [`Uuid::nil`].
@@ -64,7 +71,7 @@ impl Violations {
     }
 
     /// Reads a text of `min_chars` to `max_chars` characters, as given and not trimmed. Control characters other than
-    /// line feed and tab are refused. If `min_chars` is more than 0, a text of white space alone counts as missing.
+    /// those that end lines (LF, CR LF) and tab are refused. If `min_chars` is more than 0, a text of white space alone counts as missing.
     pub fn text(&mut self, field: &str, value: &str, min_chars: usize, max_chars: usize) -> String {
         let chars = value.chars().count();
         if min_chars > 0 && value.trim().is_empty() {
@@ -73,7 +80,7 @@ impl Violations {
             self.add(field, format!("must have at least {min_chars} characters"));
         } else if chars > max_chars {
             self.add(field, format!("must have at most {max_chars} characters"));
-        } else if value.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+        } else if value.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
             self.add(field, "must not contain control characters");
         }
         value.to_owned()
@@ -168,6 +175,23 @@ pub fn proto_duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration { seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), nanos }
 }
 
+/// Reads the only field of a request, a UUID.
+///
+/// # Errors
+/// It is missing, or none.
+pub fn required_id(field: &str, value: &str) -> Result<Uuid, Invalid> {
+    let mut violations = Violations::default();
+    let id = violations.uuid(field, value);
+    violations.finish()?;
+    Ok(id)
+}
+
+/// The paths of a field mask, each once: what is named ten thousand times is read once.
+pub fn paths(mask: &[String]) -> impl Iterator<Item = &str> {
+    let mut seen = HashSet::new();
+    mask.iter().map(String::as_str).filter(move |path| seen.insert(*path))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -183,6 +207,22 @@ mod tests {
 
     fn is_fine<T>(read: impl FnOnce(&mut Violations) -> T) -> bool {
         complaints(read).1.is_empty()
+    }
+
+    #[test]
+    fn no_more_is_told_than_somebody_reads_and_the_request_is_refused_all_the_same() {
+        let mut violations = Violations::default();
+        for n in 0..1_000_000 {
+            violations.add(format!("states[{n}]"), "must be a value that exists");
+        }
+        let Err(Invalid(told)) = violations.finish() else { panic!("it is wrong") };
+        assert_eq!((told.len(), told[99].field.as_str()), (100, "states[99]"));
+    }
+
+    #[test]
+    fn a_mask_names_each_path_once_in_its_order() {
+        let mask = ["b", "a", "b", "b", "c", "a"].map(str::to_owned);
+        assert_eq!(paths(&mask).collect::<Vec<_>>(), ["b", "a", "c"]);
     }
 
     #[test]
@@ -231,7 +271,7 @@ mod tests {
         assert!(!is_fine(|v| v.text("t", "äöü", 4, 9)));
         assert!(is_fine(|v| v.text("t", "", 0, 2)));
         assert_eq!(complaints(|v| v.text("t", " \n ", 1, 9)).1, ["is required"]);
-        for control in ['\0', '\r', '\u{1b}', '\u{7f}', '\u{85}'] {
+        for control in ['\0', '\u{b}', '\u{1b}', '\u{7f}', '\u{85}'] {
             assert_eq!(
                 complaints(|v| v.text("t", &format!("a{control}b"), 0, 9)).1,
                 ["must not contain control characters"]
@@ -317,7 +357,7 @@ mod tests {
         #[test]
         fn no_text_that_is_accepted_has_a_nul(text in ".*") {
             let (_, complaints) = complaints(|v| v.text("t", &text, 0, 10_000));
-            prop_assert_eq!(complaints.is_empty(), !text.chars().any(|c| c.is_control() && c != '\n' && c != '\t'));
+            prop_assert_eq!(complaints.is_empty(), !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t')));
         }
     }
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::{Middleware, Next, Request, Response, refuse};
+use super::{Middleware, Next, Request, Response, held_until_end, refuse};
 use crate::status::{Failure, reason};
 
 /// Until when the response must have begun. In the extensions of the request.
@@ -27,7 +28,8 @@ pub fn deadline<T>(request: &tonic::Request<T>) -> Instant {
 #[derive(Clone)]
 pub(crate) struct DeadlineLayer {
     pub(crate) domain: &'static str,
-    /// For calls that bring no timeout.
+    /// For calls that bring no timeout; and whatever they bring, for their message to arrive: until then a call takes a
+    /// place and does nothing.
     pub(crate) default: Duration,
     /// No call waits for longer, whatever its caller would.
     pub(crate) longest: Duration,
@@ -37,17 +39,33 @@ impl Middleware for DeadlineLayer {
     async fn handle(&self, mut request: Request, next: &impl Next) -> Response {
         let allowed =
             timeout(request.headers()).map_or(self.default, |given| given.saturating_sub(head_start(given)));
-        let deadline = Instant::now() + allowed.min(self.longest);
-        request.extensions_mut().insert(Deadline(deadline));
-        if let Ok(response) = timeout_at(deadline, next.run(request)).await {
-            return response;
+        let allowed = allowed.min(self.longest);
+        let began = Instant::now();
+        request.extensions_mut().insert(Deadline(began + allowed));
+        let late = |message| {
+            refuse(Failure::new(Code::DeadlineExceeded, self.domain, reason::DEADLINE_EXCEEDED, message))
+        };
+        let is_patient = allowed > self.default;
+        let arrived = CancellationToken::new();
+        if is_patient {
+            // Whoever reads the message lets go of the body then.
+            let reading = arrived.clone().drop_guard();
+            request = request.map(|body| held_until_end(body, reading));
         }
-        refuse(Failure::new(
-            Code::DeadlineExceeded,
-            self.domain,
-            reason::DEADLINE_EXCEEDED,
-            "the deadline passed before the answer was ready",
-        ))
+        let mut answering = std::pin::pin!(next.run(request));
+        if is_patient {
+            match timeout_at(began + self.default, &mut answering).await {
+                Ok(response) => return response,
+                Err(_) if !arrived.is_cancelled() => {
+                    return late("the call's message did not arrive in time");
+                }
+                Err(_) => {}
+            }
+        }
+        match timeout_at(began + allowed, answering).await {
+            Ok(response) => response,
+            Err(_) => late("the deadline passed before the answer was ready"),
+        }
     }
 }
 

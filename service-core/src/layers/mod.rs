@@ -171,7 +171,12 @@ fn poll_body(body: &mut Body, cx: &mut Context<'_>) -> PolledFrame {
 
 /// Keeps `held` until the last frame of the response is sent, or its client has gone away.
 fn hold_until_end<T: Send + Unpin + 'static>(response: Response, held: T) -> Response {
-    response.map(|inner| Body::new(Holding { inner, _held: held }))
+    response.map(|body| held_until_end(body, held))
+}
+
+/// Keeps `held` until nobody wants anything of the body any more.
+fn held_until_end<T: Send + Unpin + 'static>(body: Body, held: T) -> Body {
+    Body::new(Holding { inner: body, _held: held })
 }
 
 struct Holding<T> {

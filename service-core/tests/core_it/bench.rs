@@ -100,6 +100,20 @@ pub(crate) async fn unary<M: prost::Message + Default + 'static>(
     grpc.unary(request, path, ProstCodec::<M, String>::default()).await
 }
 
+/// Calls and never sends the message.
+pub(crate) async fn silent(
+    channel: Channel,
+    method: &str,
+    timeout: Duration,
+) -> Result<Response<String>, Status> {
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
+    let path = PathAndQuery::try_from(format!("/test.Probe/{method}")).unwrap();
+    let mut request = Request::new(futures_util::stream::pending::<String>());
+    request.set_timeout(timeout);
+    grpc.client_streaming(request, path, ProstCodec::<String, String>::default()).await
+}
+
 pub(crate) async fn streaming(channel: Channel, method: &str) -> Result<Streaming<String>, Status> {
     streaming_with(channel, method, Request::new(String::new())).await
 }

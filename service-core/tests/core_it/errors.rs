@@ -11,7 +11,9 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-use crate::bench::{Bench, counted, eventually, log, refusal, streaming, streaming_with, telemetry, unary};
+use crate::bench::{
+    Bench, counted, eventually, log, refusal, silent, streaming, streaming_with, telemetry, unary,
+};
 
 const USER: Uuid = Uuid::from_u128(42);
 
@@ -358,6 +360,21 @@ async fn no_call_waits_for_longer_than_the_longest_deadline_whatever_its_caller_
     patient.set_timeout(Duration::from_secs(3_600));
     let (code, reason, _) = refusal(bench.call("Wait", patient).await);
     assert_eq!((code, reason.as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
+}
+
+#[tokio::test]
+async fn a_call_whose_message_does_not_come_ends_by_the_servers_deadline_however_patient_it_is() {
+    let bench = Bench::with(|config| config.default_deadline = Duration::from_millis(500)).await;
+    let an_hour = Duration::from_secs(3_600);
+    let mut request = text("");
+    request.set_timeout(an_hour);
+    let complete = tokio::spawn(unary(bench.channel(), "/test.Probe/Wait", request));
+    bench.probe.until_waiting(1).await;
+    let (code, reason, message) = refusal(silent(bench.channel(), "Echo", an_hour).await);
+    assert_eq!((code, reason.as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
+    assert!(message.contains("did not arrive"), "{message}");
+    bench.probe.gate.add_permits(1);
+    assert_eq!(complete.await.unwrap().unwrap().into_inner(), "done", "its own message had arrived");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use service_core::config::DatabaseConfig;
-use service_core::database::{TxError, pool, run_tx, unavailable};
+use service_core::database::{TxError, overwhelmed, pool, run_tx, unavailable};
 use service_core::test_support::{TestCluster, TestDatabase};
 use sqlx::{Executor, PgConnection, PgPool};
 use tokio::io::copy_bidirectional;
@@ -127,6 +127,23 @@ async fn a_violated_constraint_is_not_tried_again() {
     let (result, tries) = take_with_trouble(&pool, 100, "INSERT INTO things VALUES (1, 1)").await;
     assert_eq!(result.unwrap_err().code(), "23505");
     assert_eq!((tries, count(&pool, 1).await), (1, 10));
+}
+
+#[tokio::test]
+async fn a_server_without_room_or_time_is_told_from_one_that_is_gone_and_from_a_wrong_statement() {
+    let (_database, pool) = database().await;
+    for (code, is_so) in [
+        ("53100", true),
+        ("58030", true),
+        ("57014", true),
+        ("55P03", true),
+        ("40001", false),
+        ("23505", false),
+    ] {
+        let statement = format!("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}'; END $$");
+        let error = pool.execute(sqlx::AssertSqlSafe(statement)).await.unwrap_err();
+        assert_eq!((overwhelmed(&error), unavailable(&error)), (is_so, false), "{code}");
+    }
 }
 
 #[tokio::test]
