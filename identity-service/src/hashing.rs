@@ -122,7 +122,7 @@ impl PasswordHasher {
     /// # Errors
     /// [`HashError`].
     pub async fn hash(&self, password: Password) -> Result<String, HashError> {
-        self.hash_for(Whose::Known, password).await
+        self.hash_for(Whose::Known, password, None).await
     }
 
     /// The same for somebody who signs up.
@@ -130,13 +130,22 @@ impl PasswordHasher {
     /// # Errors
     /// [`HashError`]; overloaded already if half of the places are taken by others who sign up.
     pub async fn hash_newcomers(&self, password: Password) -> Result<String, HashError> {
-        let _place = place(&self.newcomers, Whose::Newcomer)?;
-        self.hash_for(Whose::Newcomer, password).await
+        let place = place(&self.newcomers, Whose::Newcomer)?;
+        self.hash_for(Whose::Newcomer, password, Some(place)).await
     }
 
-    async fn hash_for(&self, whose: Whose, password: Password) -> Result<String, HashError> {
+    /// Keeps `place` as long as the work is there, whoever is still interested.
+    async fn hash_for(
+        &self,
+        whose: Whose,
+        password: Password,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Result<String, HashError> {
         let (argon2, entropy) = (self.argon2.clone(), self.entropy.clone());
-        let work = move |memory: &mut _| hash(&argon2, entropy.as_ref(), password.as_bytes(), memory);
+        let work = move |memory: &mut _| {
+            let _place = place;
+            hash(&argon2, entropy.as_ref(), password.as_bytes(), memory)
+        };
         self.run("hash", whose, work).await
     }
 

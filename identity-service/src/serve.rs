@@ -27,6 +27,9 @@ use crate::store;
 /// How this service calls itself in PostgreSQL's `pg_stat_activity`.
 pub const APPLICATION_NAME: &str = "rowlock-identity";
 
+/// How the session that looks for revocations calls itself there.
+const REVOCATIONS_NAME: &str = "rowlock-identity-revocations";
+
 /// How often rows that nobody asks for any more are removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(10 * 60);
 /// How long an expired session stays for whoever looks into what happened.
@@ -64,6 +67,10 @@ pub async fn serve(
 
     let (issuer, public_url) = (config.tokens.issuer.clone(), config.tokens.public_url.clone());
     let pool = database::pool(&config.database, APPLICATION_NAME).await;
+    // Calls that take all sessions of the pool do not keep revocations from being heard of.
+    let mut one_session = config.database.clone();
+    one_session.max_connections = 1;
+    let revocations_pool = database::pool(&one_session, REVOCATIONS_NAME).await;
     let accounts = Arc::new(Accounts {
         pool: pool.clone(),
         hasher: PasswordHasher::new(config.hashing.cost, config.hashing.limits, sources.entropy.clone())?,
@@ -121,10 +128,11 @@ pub async fn serve(
     let (served, watched, (), ()) = tokio::join!(
         serving,
         watching,
-        feed.run(&pool, sources.clock.as_ref(), &revocations_check, &stop),
+        feed.run(&revocations_pool, sources.clock.as_ref(), &revocations_check, &stop),
         keep_house(&pool, &sources, &stop),
     );
     pool.close().await;
+    revocations_pool.close().await;
     watched?;
     served
 }

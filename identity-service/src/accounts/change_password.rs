@@ -32,13 +32,13 @@ impl Accounts {
             let found = found.filter(|found| found.user.active).ok_or(Error::TokenRevoked)?;
             let keys = self.keys(FailureKey::account(&found.user.email), request.address);
             self.may_attempt(keys).await?;
-            if !self.hasher.verify(request.current.clone(), Some(&found.password_hash)).await? {
+            if !self.hasher.verify(request.current.clone(), Some(found.password_hash.expose())).await? {
                 return Err(self.failed_attempt(keys, Some(caller.user_id), Error::CredentialsInvalid).await);
             }
             let change = PasswordChange {
                 user_id: caller.user_id,
                 judged_hash: found.password_hash,
-                new_hash: self.hasher.hash(request.new.clone().into_inner()).await?,
+                new_hash: self.hasher.hash(request.new.clone().into_inner()).await?.into(),
                 keep: caller.session_id,
                 act: self.act(Some(caller.user_id)),
             };

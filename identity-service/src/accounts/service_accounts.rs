@@ -29,12 +29,13 @@ impl Accounts {
     /// Makes a service account, and its secret, which is shown this once.
     ///
     /// # Errors
-    /// If there is no randomness or the database fails.
+    /// [`Error::TokenRevoked`]; if there is no randomness or the database fails.
     pub async fn create_service_account(
         &self,
         caller: &Principal,
         display_name: String,
     ) -> Result<(ServiceAccount, ClientSecret)> {
+        self.must_stand(caller).await?;
         create_service_account(&self.pool, &self.sources, display_name, self.act(Some(caller.user_id))).await
     }
 
@@ -50,13 +51,14 @@ impl Accounts {
     /// stops at once, and with it every token from before.
     ///
     /// # Errors
-    /// [`Error::ServiceAccountNotFound`].
+    /// [`Error::ServiceAccountNotFound`]; [`Error::TokenRevoked`].
     pub async fn rotate_secret(
         &self,
         caller: &Principal,
         id: Uuid,
         overlap: Option<Duration>,
     ) -> Result<(ServiceAccount, ClientSecret)> {
+        self.must_stand(caller).await?;
         let secret = ClientSecret::generate(self.sources.entropy.as_ref())?;
         let act = self.act(Some(caller.user_id));
         let old_until = overlap.filter(|overlap| !overlap.is_zero()).map(|overlap| act.time + overlap);
@@ -70,8 +72,9 @@ impl Accounts {
     /// Deletes a service account; its tokens end.
     ///
     /// # Errors
-    /// [`Error::ServiceAccountNotFound`].
+    /// [`Error::ServiceAccountNotFound`]; [`Error::TokenRevoked`].
     pub async fn delete_service_account(&self, caller: &Principal, id: Uuid) -> Result<()> {
+        self.must_stand(caller).await?;
         if !store::delete_service_account(&self.pool, id, self.act(Some(caller.user_id))).await? {
             return Err(Error::ServiceAccountNotFound { id });
         }
@@ -80,24 +83,34 @@ impl Accounts {
     }
 
     /// An access token for a service account. Failures are counted as those of sign-ins are, and the answer to a
-    /// wrong secret is that to an unknown client.
+    /// wrong secret is that to an unknown client. A right secret is judged and welcome all the same: nobody guesses 256
+    /// bits, and whoever shares an address with somebody who tries is not to be kept out with them.
     ///
     /// # Errors
     /// [`Error::ClientInvalid`]; [`Error::TooManyAttempts`] whether or not the account exists.
     pub async fn issue_service_token(&self, request: ServiceSignIn) -> Result<AccessToken> {
         let keys = self.keys(FailureKey::client(&request.client_id), request.address);
-        self.may_attempt(keys).await?;
         let now = self.now();
         let found = store::service_account_by_client_id(&self.pool, &request.client_id).await?;
         let right = request.secret.is_one_of(found.as_ref().map(|(_, secrets)| secrets), now);
         let subject_id = found.as_ref().map(|(account, _)| account.id);
         if let Some((found, _)) = found.filter(|_| right) {
-            store::forget_failures(&self.pool, keys.account, now).await?;
+            store::forget_failures(&self.pool, keys.account).await?;
             // If the account is deleted or its secret rotated at this moment, the version ends this token too.
             let issued = self.tokens.issue(found.id, Role::Service, None, found.session_version, now);
             return issued.map_err(Error::internal);
         }
+        self.may_attempt(keys).await?;
         Err(self.failed_attempt(keys, subject_id, Error::ClientInvalid).await)
+    }
+
+    /// Asks that the caller's token is good by the database, not by what this replica has heard: what an admin does with
+    /// accounts cannot be taken back by a revocation that comes a moment later.
+    ///
+    /// # Errors
+    /// [`Error::TokenRevoked`].
+    pub(super) async fn must_stand(&self, caller: &Principal) -> Result<()> {
+        if self.stands(caller).await? { Ok(()) } else { Err(Error::TokenRevoked) }
     }
 
     /// Whether the genuine token of `holder` is still good: nobody has deactivated, deleted or signed out its holder

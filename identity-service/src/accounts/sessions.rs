@@ -84,6 +84,7 @@ impl Accounts {
     /// # Errors
     /// [`Error::UserNotFound`].
     pub async fn revoke_user_sessions(&self, caller: &Principal, user_id: Uuid) -> Result<usize> {
+        self.must_stand(caller).await?;
         let ended = store::revoke_user_sessions(&self.pool, user_id, self.act(Some(caller.user_id))).await?;
         tracing::info!(%user_id, by = %caller.user_id, ended, "all sessions of a user were ended");
         Ok(ended)

@@ -43,7 +43,7 @@ impl Accounts {
             self.may_attempt(keys).await?;
             let found = store::credentials_by_email(&self.pool, &request.email).await?;
             subject_id = found.as_ref().map(|found| found.user.id);
-            let stored = found.as_ref().map(|found| found.password_hash.as_str());
+            let stored = found.as_ref().map(|found| found.password_hash.expose());
             let right = self.hasher.verify(request.password.clone(), stored).await?;
             let Some(found) = found.filter(|found| right && found.user.active) else { break };
             if let Some(tokens) = self.begin_session(keys, &found, &request.user_agent).await? {
@@ -73,9 +73,14 @@ impl Accounts {
             expire_time: self.sessions.expire_time(act.time, act.time),
             act,
         };
-        let begun =
-            store::begin_session(&self.pool, keys.account, keys.address, &judged.password_hash, &session)
-                .await?;
+        let begun = store::begin_session(
+            &self.pool,
+            keys.account,
+            keys.address,
+            judged.password_hash.expose(),
+            &session,
+        )
+        .await?;
         let Some(user) = begun else { return Ok(None) };
         let access = self
             .tokens
@@ -87,12 +92,12 @@ impl Accounts {
     /// Makes a hash at today's cost while the password is at hand. If that fails, the next sign-in tries
     /// again.
     async fn renew_hash(&self, found: &Credentials, password: Password) {
-        if !self.hasher.is_outdated(&found.password_hash) {
+        if !self.hasher.is_outdated(found.password_hash.expose()) {
             return;
         }
         let renewed = async {
             let new = self.hasher.hash(password).await?;
-            store::replace_password_hash(&self.pool, found.user.id, &found.password_hash, &new).await
+            store::replace_password_hash(&self.pool, found.user.id, found.password_hash.expose(), &new).await
         };
         match renewed.await {
             Ok(()) => tracing::info!(user_id = %found.user.id, "password hash renewed at a higher cost"),

@@ -25,10 +25,12 @@ impl Accounts {
     /// # Errors
     /// [`crate::domain::Error::EmailTaken`]; also after an answer that was lost, if the user was made then.
     pub async fn sign_up(&self, request: SignUp) -> Result<User> {
+        // Before the id: it tells when the user was made, and whoever hashes may have waited.
+        let password_hash = self.hasher.hash_newcomers(request.password.into_inner()).await?;
         let user = NewUser {
             id: self.sources.ids.new_id(),
             email: request.email,
-            password_hash: self.hasher.hash_newcomers(request.password.into_inner()).await?,
+            password_hash: password_hash.into(),
             display_name: request.display_name,
             role: request.role,
             create_time: self.now(),

@@ -75,6 +75,7 @@ impl Accounts {
     /// # Errors
     /// [`Error::UserNotFound`], [`Error::EtagMismatch`], [`Error::LastAdmin`].
     pub async fn update_user(&self, caller: &Principal, user_id: Uuid, update: &UserUpdate) -> Result<User> {
+        self.must_stand(caller).await?;
         let user = store::update_user(&self.pool, user_id, update, self.act(Some(caller.user_id))).await?;
         tracing::info!(%user_id, by = %caller.user_id, role = %user.role, active = user.active, "user updated");
         Ok(user)

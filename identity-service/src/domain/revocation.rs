@@ -37,4 +37,11 @@ impl Revocation {
     pub fn expire_time(now: OffsetDateTime) -> OffsetDateTime {
         now + LONGEST_ACCESS_TOKEN_LIFETIME + CLOCK_DIFFERENCE
     }
+
+    /// What a session has to have been used after for one of its access tokens to be out still, at `now`: each of them was
+    /// made by a use.
+    #[must_use]
+    pub fn tokens_may_be_out_since(now: OffsetDateTime) -> OffsetDateTime {
+        now - LONGEST_ACCESS_TOKEN_LIFETIME - CLOCK_DIFFERENCE
+    }
 }

@@ -1,6 +1,7 @@
 //! Users.
 
 use service_core::auth::Role;
+use service_core::secret::Secret;
 use service_core::validation::Violations;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -44,7 +45,7 @@ pub struct NewUser {
     /// The address.
     pub email: Email,
     /// The PHC string of the password.
-    pub password_hash: String,
+    pub password_hash: Secret,
     /// What to call the user.
     pub display_name: String,
     /// What the user may do.

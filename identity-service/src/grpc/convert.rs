@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rowlock_proto::identity::v1 as proto;
 use service_core::auth::{Principal, Role};
-use service_core::validation::{Violations, timestamp};
+use service_core::validation::{Violations, required_id, timestamp};
 use uuid::Uuid;
 
 use crate::accounts::{
@@ -169,10 +169,7 @@ pub(super) fn new_service_account(request: &proto::CreateServiceAccountRequest) 
 
 /// Reads which service account is meant.
 pub(super) fn service_account_id(value: &str) -> Result<Uuid> {
-    let mut violations = Violations::default();
-    let id = violations.uuid("service_account_id", value);
-    violations.finish()?;
-    Ok(id)
+    Ok(required_id("service_account_id", value)?)
 }
 
 /// Reads whose secret is rotated, and for how long the old one goes on working.

@@ -14,7 +14,7 @@ use rowlock_proto::identity::v1::{
 };
 use service_core::auth::principal;
 use service_core::page::PageBinding;
-use service_core::validation::Violations;
+use service_core::validation::{Violations, required_id};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -90,13 +90,16 @@ impl UserService for UserRpcs {
         request: Request<RevokeMySessionRequest>,
     ) -> Result<Response<RevokeMySessionResponse>, Status> {
         let caller = principal(&request).map_err(no_principal)?;
-        let session_id = required_id("session_id", &request.get_ref().session_id)?;
+        let session_id = required_id("session_id", &request.get_ref().session_id).map_err(Error::from)?;
         self.accounts.revoke_my_session(caller, session_id).await?;
         Ok(Response::new(RevokeMySessionResponse {}))
     }
 
     async fn get_user(&self, request: Request<GetUserRequest>) -> Result<Response<GetUserResponse>, Status> {
-        let user = self.accounts.user(required_id("user_id", &request.get_ref().user_id)?).await?;
+        let user = self
+            .accounts
+            .user(required_id("user_id", &request.get_ref().user_id).map_err(Error::from)?)
+            .await?;
         Ok(Response::new(GetUserResponse { user: Some(convert::user(&user)) }))
     }
 
@@ -147,18 +150,10 @@ impl UserService for UserRpcs {
         request: Request<RevokeUserSessionsRequest>,
     ) -> Result<Response<RevokeUserSessionsResponse>, Status> {
         let caller = principal(&request).map_err(no_principal)?;
-        let user_id = required_id("user_id", &request.get_ref().user_id)?;
+        let user_id = required_id("user_id", &request.get_ref().user_id).map_err(Error::from)?;
         let ended = self.accounts.revoke_user_sessions(caller, user_id).await?;
         Ok(Response::new(RevokeUserSessionsResponse { revoked_sessions: convert::count(ended) }))
     }
-}
-
-/// The only field of a request that has one id.
-fn required_id(field: &str, value: &str) -> Result<Uuid, Error> {
-    let mut violations = Violations::default();
-    let id = violations.uuid(field, value);
-    violations.finish()?;
-    Ok(id)
 }
 
 fn required_user(violations: &mut Violations, user: Option<&proto::User>) -> proto::User {
@@ -194,7 +189,9 @@ fn user_filter(request: &ListUsersRequest) -> Result<(UserFilter, Option<Email>)
         if *value == proto::Role::Unspecified as i32 {
             violations.add(&field, "must be a role");
         }
-        roles.extend(convert::role_asked(&mut violations, &field, *value));
+        roles.extend(
+            convert::role_asked(&mut violations, &field, *value).filter(|role| !roles.contains(role)),
+        );
     }
     let email = (!request.email.is_empty()).then(|| Email::read(&mut violations, "email", &request.email));
     violations.finish()?;

@@ -2,7 +2,7 @@
 
 use rowlock_proto::identity::v1 as proto;
 use service_core::auth::Role;
-use service_core::validation::Violations;
+use service_core::validation::{Violations, paths};
 
 use super::convert::role_asked;
 use crate::domain::{UserUpdate, display_name};
@@ -16,12 +16,12 @@ pub(super) fn user_update(
 ) -> UserUpdate {
     let mut update =
         UserUpdate { etag: Some(user.etag.clone()).filter(|etag| !etag.is_empty()), ..UserUpdate::default() };
-    let paths = mask.map(|mask| mask.paths.as_slice()).unwrap_or_default();
-    if paths.is_empty() {
+    let mask = mask.map(|mask| mask.paths.as_slice()).unwrap_or_default();
+    if mask.is_empty() {
         violations.add("update_mask", format!("is required: {}", allowed.join(", ")));
     }
-    for path in paths {
-        match path.as_str() {
+    for path in paths(mask) {
+        match path {
             path if !allowed.contains(&path) => {
                 violations.add("update_mask", format!("may name: {}", allowed.join(", ")));
                 break;

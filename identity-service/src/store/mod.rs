@@ -26,13 +26,13 @@ pub use users::{
     users_by_ids,
 };
 
-use service_core::database::{TxError, unavailable};
+use service_core::database::{TxError, overwhelmed, unavailable};
 
 use crate::domain::Error;
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        if unavailable(&error) {
+        if unavailable(&error) || overwhelmed(&error) {
             Self::DatabaseUnavailable(error.into())
         } else {
             Self::Internal(error.into())

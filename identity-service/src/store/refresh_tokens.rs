@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::sessions::end_session;
-use super::users::credentials_for_session;
+use super::users::{credentials_for_session, user_by_id};
 use crate::domain::{Act, AuditAction, Error, Result, SessionLifetimes, User};
 
 /// A refresh token that is exchanged for the next one.
@@ -49,8 +49,32 @@ pub enum Rotated {
 /// committed.
 ///
 /// # Errors
-/// If the database fails.
+/// If the database fails. [`Error::CommitUnknown`] if it is lost as it commits and what became of that is not found: whoever
+/// repeats the exchange then may end the session.
 pub async fn rotate_refresh_token(pool: &PgPool, rotation: Rotation) -> Result<Rotated> {
+    match rotate(pool, rotation).await {
+        // The next token was made for this exchange, so a row that has it was written just now.
+        Err(Error::CommitUnknown) => exchanged(pool, rotation.next).await?.ok_or(Error::CommitUnknown),
+        rotated => rotated,
+    }
+}
+
+/// The exchange that gave this token, if there was one.
+async fn exchanged(pool: &PgPool, next: [u8; 32]) -> Result<Option<Rotated>> {
+    let given = sqlx::query!(
+        "SELECT s.user_id, t.session_id, t.expire_time
+           FROM refresh_tokens t JOIN sessions s ON s.id = t.session_id WHERE t.token_hash = $1",
+        &next
+    )
+    .fetch_optional(pool)
+    .await?;
+    let Some(given) = given else { return Ok(None) };
+    let user = user_by_id(pool, given.user_id).await?;
+    let next = |user| Rotated::Next { user, session_id: given.session_id, expire_time: given.expire_time };
+    Ok(user.map(next))
+}
+
+async fn rotate(pool: &PgPool, rotation: Rotation) -> Result<Rotated> {
     run_tx(pool, "refresh_token.rotate", move |tx| {
         Box::pin(async move {
             // Only what never changes is taken from this look: it is made before the locks.
@@ -64,12 +88,6 @@ pub async fn rotate_refresh_token(pool: &PgPool, rotation: Rotation) -> Result<R
         })
     })
     .await
-}
-
-struct Held {
-    used: bool,
-    token_expire_time: OffsetDateTime,
-    session_create_time: OffsetDateTime,
 }
 
 async fn exchange(
@@ -96,17 +114,12 @@ async fn exchange(
     )
     .fetch_one(&mut *tx)
     .await?;
-    let held = Held {
-        used: token.used,
-        token_expire_time: token.expire_time,
-        session_create_time: session.create_time,
-    };
-    if held.used {
+    if token.used {
         end_session(tx, user_id, session_id, AuditAction::RefreshTokenReused, rotation.act).await?;
         return Ok(Rotated::Reused { user_id, session_id });
     }
-    let Some(user) = user.filter(|_| held.token_expire_time > now) else { return Ok(Rotated::Refused) };
-    let expire_time = rotation.lifetimes.expire_time(held.session_create_time, now);
+    let Some(user) = user.filter(|_| token.expire_time > now) else { return Ok(Rotated::Refused) };
+    let expire_time = rotation.lifetimes.expire_time(session.create_time, now);
     if expire_time <= now {
         return Ok(Rotated::Refused);
     }

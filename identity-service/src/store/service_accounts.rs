@@ -7,37 +7,12 @@ use uuid::Uuid;
 
 use super::FailureKey;
 use super::audit::{Entry, append};
-use super::failures::{clear_failures, existing_failures_for_update};
+use super::failures::clear_failures;
 use super::revocations::record;
 use crate::domain::{
     Act, AuditAction, Error, NewServiceAccount, Result, Revocation, RevokedTokens, SecretDigests,
     ServiceAccount,
 };
-
-/// A service account as the columns have it.
-struct ServiceAccountRow {
-    id: Uuid,
-    client_id: String,
-    display_name: String,
-    session_version: i64,
-    create_time: OffsetDateTime,
-    secret_create_time: OffsetDateTime,
-    old_secret_expire_time: Option<OffsetDateTime>,
-}
-
-impl From<ServiceAccountRow> for ServiceAccount {
-    fn from(row: ServiceAccountRow) -> Self {
-        Self {
-            id: row.id,
-            client_id: row.client_id,
-            display_name: row.display_name,
-            session_version: row.session_version,
-            create_time: row.create_time,
-            secret_create_time: row.secret_create_time,
-            old_secret_expire_time: row.old_secret_expire_time,
-        }
-    }
-}
 
 /// Stores a new service account.
 ///
@@ -52,7 +27,7 @@ pub async fn create_service_account(
         let account = account.clone();
         Box::pin(async move {
             let row = sqlx::query_as!(
-                ServiceAccountRow,
+                ServiceAccount,
                 "INSERT INTO service_accounts
                      (id, client_id, display_name, secret_hash, secret_create_time, create_time)
                  VALUES ($1, $2, $3, $4, $5, $5)
@@ -67,7 +42,7 @@ pub async fn create_service_account(
             .fetch_one(&mut *tx)
             .await?;
             audit(tx, AuditAction::ServiceAccountCreated, account.id, act).await?;
-            Ok(row.into())
+            Ok(row)
         })
     })
     .await
@@ -83,7 +58,7 @@ pub async fn service_accounts(
     limit: i64,
 ) -> Result<Vec<ServiceAccount>> {
     let rows = sqlx::query_as!(
-        ServiceAccountRow,
+        ServiceAccount,
         "SELECT id, client_id, display_name, session_version, create_time, secret_create_time,
              old_secret_expire_time
          FROM service_accounts WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2",
@@ -92,7 +67,7 @@ pub async fn service_accounts(
     )
     .fetch_all(executor)
     .await?;
-    Ok(rows.into_iter().map(Into::into).collect())
+    Ok(rows)
 }
 
 /// A new secret, and what becomes of the one before.
@@ -119,7 +94,7 @@ pub async fn rotate_secret(
             // The right-hand sides see the row as it was: the present secret becomes the old one. Of two who rotate
             // at once the second waits for the row's lock, and then replaces what the first one made.
             let row = sqlx::query_as!(
-                ServiceAccountRow,
+                ServiceAccount,
                 "UPDATE service_accounts
                  SET secret_hash = $2, secret_create_time = $3, old_secret_expire_time = $4,
                      old_secret_hash = CASE WHEN $4::timestamptz IS NOT NULL THEN secret_hash END,
@@ -140,7 +115,7 @@ pub async fn rotate_secret(
                 record(tx, &[Revocation { user_id: id, tokens }], act.time).await?;
             }
             audit(tx, AuditAction::ServiceAccountSecretRotated, id, act).await?;
-            Ok(Some(row.into()))
+            Ok(Some(row))
         })
     })
     .await
@@ -207,19 +182,9 @@ pub async fn service_account_by_client_id(
 /// Forgets the failures of an account whose secret was right.
 ///
 /// # Errors
-/// [`Error::TooManyAttempts`] if so many failures were counted meanwhile that no attempt is answered now: of guesses
-/// sent at once, none that comes too late learns that it was right.
-pub async fn forget_failures(pool: &PgPool, account: FailureKey, now: OffsetDateTime) -> Result<()> {
-    run_tx(pool, "service_token.admit", move |tx| {
-        Box::pin(async move {
-            if let Some(failures) = existing_failures_for_update(tx, account).await? {
-                failures.must_not_block(now)?;
-                clear_failures(tx, account).await?;
-            }
-            Ok::<_, Error>(())
-        })
-    })
-    .await
+/// If the database fails.
+pub async fn forget_failures(pool: &PgPool, account: FailureKey) -> Result<()> {
+    clear_failures(&mut *pool.acquire().await?, account).await
 }
 
 /// Whether tokens of this service account with this `sv` claim are good.

@@ -56,7 +56,8 @@ pub async fn begin_session(
                 failures.unwrap_or_default().must_not_block(session.act.time)?;
             }
             let present = credentials_for_session(tx, session.user_id).await?;
-            let Some(present) = present.filter(|p| p.user.active && p.password_hash == judged_hash) else {
+            let Some(present) = present.filter(|p| p.user.active && p.password_hash.expose() == judged_hash)
+            else {
                 return Ok(None);
             };
             if failures.is_some() {
@@ -201,8 +202,8 @@ pub async fn revoke_user_sessions(pool: &PgPool, user_id: Uuid, act: Act) -> Res
 /// Sessions that were ended.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
-    /// All of them; tokens of one that lapsed just before may still be out.
-    pub(super) ids: Vec<Uuid>,
+    /// Those whose access tokens may still be out, also if they had lapsed.
+    pub(super) with_tokens: Vec<Uuid>,
     /// How many had not lapsed.
     pub(super) alive: usize,
 }
@@ -217,13 +218,15 @@ pub(super) async fn end_sessions(
     let rows = sqlx::query!(
         r#"UPDATE sessions SET revoke_time = $2
          WHERE user_id = $1 AND revoke_time IS NULL AND id IS DISTINCT FROM $3
-         RETURNING id, expire_time > $2 AS "alive!""#,
+         RETURNING id, expire_time > $2 AS "alive!", last_use_time >= $4 AS "has_tokens!""#,
         user_id,
         now,
-        except
+        except,
+        Revocation::tokens_may_be_out_since(now)
     )
     .fetch_all(connection)
     .await?;
     let alive = rows.iter().filter(|row| row.alive).count();
-    Ok(Ended { ids: rows.into_iter().map(|row| row.id).collect(), alive })
+    let with_tokens = rows.into_iter().filter(|row| row.has_tokens).map(|row| row.id).collect();
+    Ok(Ended { with_tokens, alive })
 }

@@ -24,58 +24,88 @@ pub struct Swept {
 /// what another one is removing.
 ///
 /// # Errors
-/// If the database fails; what was removed until then stays removed.
+/// If the database fails; what was removed until then stays removed, and one kind is swept though another cannot be.
 pub async fn sweep(
     pool: &PgPool,
     sessions_before: OffsetDateTime,
     failures_before: OffsetDateTime,
     revocations_before: OffsetDateTime,
 ) -> Result<Swept> {
-    let mut swept = Swept::default();
+    let sessions = sweep_sessions(pool, sessions_before).await;
+    let failures = sweep_failures(pool, failures_before).await;
+    let revocations = sweep_revocations(pool, revocations_before).await;
+    Ok(Swept { sessions: sessions?, failures: failures?, revocations: revocations? })
+}
+
+/// The tokens of a session before the session: one that lived for long has tens of thousands, and a statement that took a
+/// thousand such sessions with all that they have would never come to its end.
+async fn sweep_sessions(pool: &PgPool, before: OffsetDateTime) -> Result<u64> {
+    let mut swept = 0;
     loop {
-        let removed = sqlx::query!(
-            "DELETE FROM sessions WHERE id IN (
-                 SELECT id FROM sessions WHERE expire_time < $1 ORDER BY expire_time LIMIT $2
-                 FOR UPDATE SKIP LOCKED)",
-            sessions_before,
+        let tokens = sqlx::query!(
+            "DELETE FROM refresh_tokens WHERE token_hash IN (
+                 SELECT t.token_hash
+                   FROM (SELECT id FROM sessions WHERE expire_time < $1 ORDER BY expire_time LIMIT $2) AS s
+                   JOIN refresh_tokens t ON t.session_id = s.id
+                  LIMIT $2 FOR UPDATE OF t SKIP LOCKED)",
+            before,
             BATCH
         )
         .execute(pool)
         .await?
         .rows_affected();
-        swept.sessions += removed;
-        if removed == 0 {
-            break;
+        let sessions = sqlx::query!(
+            "DELETE FROM sessions WHERE id IN (
+                 SELECT id FROM sessions s
+                  WHERE expire_time < $1 AND NOT EXISTS (SELECT FROM refresh_tokens t WHERE t.session_id = s.id)
+                  ORDER BY expire_time LIMIT $2 FOR UPDATE SKIP LOCKED)",
+            before,
+            BATCH
+        )
+        .execute(pool)
+        .await?
+        .rows_affected();
+        swept += sessions;
+        if tokens == 0 && sessions == 0 {
+            return Ok(swept);
         }
     }
+}
+
+async fn sweep_failures(pool: &PgPool, before: OffsetDateTime) -> Result<u64> {
+    let mut swept = 0;
     loop {
         let removed = sqlx::query!(
             "DELETE FROM sign_in_failures WHERE (scope, key_hash) IN (
                  SELECT scope, key_hash FROM sign_in_failures WHERE last_failure_time < $1
                  ORDER BY last_failure_time LIMIT $2 FOR UPDATE SKIP LOCKED)",
-            failures_before,
+            before,
             BATCH
         )
         .execute(pool)
         .await?
         .rows_affected();
-        swept.failures += removed;
+        swept += removed;
         if removed == 0 {
-            break;
+            return Ok(swept);
         }
     }
+}
+
+async fn sweep_revocations(pool: &PgPool, before: OffsetDateTime) -> Result<u64> {
+    let mut swept = 0;
     loop {
         let removed = sqlx::query!(
             "DELETE FROM revocations WHERE id IN (
                  SELECT id FROM revocations WHERE expire_time < $1 ORDER BY expire_time LIMIT $2
                  FOR UPDATE SKIP LOCKED)",
-            revocations_before,
+            before,
             BATCH
         )
         .execute(pool)
         .await?
         .rows_affected();
-        swept.revocations += removed;
+        swept += removed;
         if removed == 0 {
             return Ok(swept);
         }

@@ -1,6 +1,7 @@
 //! The table `users`: changing somebody who is there.
 
 use service_core::database::run_tx;
+use service_core::secret::Secret;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -89,9 +90,9 @@ pub struct PasswordChange {
     /// Whose.
     pub user_id: Uuid,
     /// The PHC string that the present password was judged by.
-    pub judged_hash: String,
+    pub judged_hash: Secret,
     /// The PHC string of the new one.
-    pub new_hash: String,
+    pub new_hash: Secret,
     /// The session that goes on; `None`: all end.
     pub keep: Option<Uuid>,
     /// The change.
@@ -122,12 +123,16 @@ pub async fn change_password(
             if failures.is_some() {
                 clear_failures(tx, account).await?;
             }
-            sqlx::query!("UPDATE users SET password_hash = $2 WHERE id = $1", user_id, change.new_hash)
-                .execute(&mut *tx)
-                .await?;
+            sqlx::query!(
+                "UPDATE users SET password_hash = $2 WHERE id = $1",
+                user_id,
+                change.new_hash.expose()
+            )
+            .execute(&mut *tx)
+            .await?;
             let ended = end_sessions(tx, user_id, change.keep, act.time).await?;
             let revocations: Vec<Revocation> = ended
-                .ids
+                .with_tokens
                 .iter()
                 .map(|id| Revocation { user_id, tokens: RevokedTokens::OfSession(*id) })
                 .collect();

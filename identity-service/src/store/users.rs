@@ -2,6 +2,7 @@
 
 use service_core::auth::Role;
 use service_core::database::run_tx;
+use service_core::secret::Secret;
 use sqlx::{PgConnection, PgExecutor, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -49,7 +50,7 @@ pub struct Credentials {
     /// The user.
     pub user: User,
     /// The PHC string.
-    pub password_hash: String,
+    pub password_hash: Secret,
 }
 
 struct CredentialsRow {
@@ -80,7 +81,7 @@ impl TryFrom<CredentialsRow> for Credentials {
             password_hash,
         } = row;
         let user = UserRow { id, email, display_name, role, active, session_version, revision, create_time };
-        Ok(Self { user: user.try_into()?, password_hash })
+        Ok(Self { user: user.try_into()?, password_hash: password_hash.into() })
     }
 }
 
@@ -123,7 +124,7 @@ async fn insert_user(executor: impl PgExecutor<'_>, user: &NewUser) -> Result<Us
          RETURNING id, email, display_name, role, active, session_version, revision, create_time",
         user.id,
         user.email.as_str(),
-        user.password_hash,
+        user.password_hash.expose(),
         user.display_name,
         user.role.as_str(),
         user.create_time

@@ -27,6 +27,7 @@ async fn what_begins_ends_or_changes_access_leaves_an_entry() {
     let ada = server.sign_up("ada@example.org").await;
     let id: Uuid = ada.user_id.parse().unwrap();
     let admin = Uuid::from_u128(1);
+    server.enroll(admin).await;
     let admins_token = server.token(admin, Role::Admin);
     let first = server.sign_in("ada@example.org", PASSWORD).await.unwrap();
     let mut auth = server.auth();

@@ -1,5 +1,7 @@
 //! ChangePassword.
 
+use std::time::Duration;
+
 use rowlock_proto::identity::v1::{ChangePasswordRequest, RefreshTokensRequest};
 use tonic::{Code, Status};
 
@@ -36,6 +38,25 @@ async fn a_new_password_ends_all_sessions_but_the_one_that_it_came_from() {
     assert_eq!(revoked, 2);
     server.sign_in("ada@example.org", PASSWORD).await.unwrap_err();
     server.sign_in("ada@example.org", NEW).await.unwrap();
+}
+
+#[tokio::test]
+async fn sessions_whose_tokens_have_all_expired_end_without_a_revocation() {
+    let server = TestServer::start().await;
+    server.sign_up("ada@example.org").await;
+    server.sign_in("ada@example.org", PASSWORD).await.unwrap();
+    let still_used = server.sign_in("ada@example.org", PASSWORD).await.unwrap();
+    // The longest that a token may live, and how far clocks may differ.
+    server.clock.advance(Duration::from_secs(3_600 + 60) + Duration::from_secs(1));
+    let refresh = RefreshTokensRequest { refresh_token: still_used.refresh_token };
+    server.auth().refresh_tokens(refresh).await.unwrap();
+    let present = server.sign_in("ada@example.org", PASSWORD).await.unwrap();
+    assert_eq!(change(&server, &present.access_token, PASSWORD, NEW).await.unwrap(), 2, "both end");
+    let revoked: i64 = sqlx::query_scalar("SELECT count(*) FROM revocations")
+        .fetch_one(&server.database.pool(1))
+        .await
+        .unwrap();
+    assert_eq!(revoked, 1);
 }
 
 #[tokio::test]

@@ -1,8 +1,16 @@
 //! The service and a database that is late, wrong or gone.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use identity_service::MIGRATOR;
+use rowlock_proto::identity::v1::RefreshTokensRequest;
+use service_core::config::DatabaseConfig;
 use service_core::test_support::TestCluster;
 use sqlx::migrate::Migrator;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -109,6 +117,85 @@ async fn rows_that_nobody_asks_for_are_swept() {
     let tokens: i64 =
         sqlx::query_scalar("SELECT count(*) FROM refresh_tokens").fetch_one(&pool).await.unwrap();
     assert_eq!(tokens, 0, "a session takes its tokens along");
+}
+
+#[tokio::test]
+async fn sessions_with_any_number_of_tokens_are_swept_and_what_cannot_be_swept_keeps_nothing_else() {
+    let server = TestServer::start().await;
+    let pool = server.database.pool(2);
+    server.sign_up("ada@example.org").await;
+    server.sign_in("ada@example.org", PASSWORD).await.unwrap();
+    server.sign_in("nobody@example.org", PASSWORD).await.unwrap_err();
+    for statement in [
+        "INSERT INTO refresh_tokens SELECT sha256(n::text::bytea), id, create_time, expire_time
+           FROM sessions, generate_series(1, 2500) AS n",
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$",
+        "CREATE TRIGGER fail BEFORE DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION fail()",
+    ] {
+        sqlx::query(statement).execute(&pool).await.unwrap();
+    }
+    let later = service_core::clock::Clock::now(server.clock.as_ref()) + Duration::from_secs(31 * 86_400);
+    identity_service::store::sweep(&pool, later, later, later).await.unwrap_err();
+    let left = "SELECT (SELECT count(*) FROM sign_in_failures), (SELECT count(*) FROM sessions)";
+    let left: (i64, i64) = sqlx::query_as(left).fetch_one(&pool).await.unwrap();
+    assert_eq!(left, (0, 1));
+    sqlx::query("DROP TRIGGER fail ON sessions").execute(&pool).await.unwrap();
+    let swept = identity_service::store::sweep(&pool, later, later, later).await.unwrap();
+    assert_eq!(swept.sessions, 1);
+    let tokens = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM refresh_tokens").fetch_one(&pool);
+    assert_eq!(tokens.await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn tokens_whose_exchange_was_committed_are_given_though_the_database_did_not_say_so() {
+    let database = TestCluster::database("identity", &MIGRATOR).await;
+    let (url, breaks) = broken_after_commit(&database.url).await;
+    let server =
+        TestServer::on(database, |config| config.database = DatabaseConfig::from_url(url).unwrap()).await;
+    server.ready().await;
+    server.sign_up("ada@example.org").await;
+    let mut tokens = server.sign_in("ada@example.org", PASSWORD).await.unwrap().refresh_token;
+    for _ in 0..3 {
+        breaks.store(true, Ordering::SeqCst);
+        let request = RefreshTokensRequest { refresh_token: tokens };
+        tokens = server.auth().refresh_tokens(request).await.unwrap().into_inner().refresh_token;
+        assert!(!breaks.load(Ordering::SeqCst), "it did not break");
+    }
+}
+
+/// A way to the database that breaks once after a COMMIT, before its answer is told, when it is told to.
+async fn broken_after_commit(url: &str) -> (String, Arc<AtomicBool>) {
+    let (before, database) = url.rsplit_once('/').unwrap();
+    let (credentials, server) = before.rsplit_once('@').unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let through = format!("{credentials}@{}/{database}", listener.local_addr().unwrap());
+    let (server, breaks) = (server.to_owned(), Arc::new(AtomicBool::new(false)));
+    let told = breaks.clone();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (server, told) = (server.clone(), told.clone());
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(server).await.unwrap();
+                let (mut request, mut answer) = ([0; 8_192], [0; 8_192]);
+                loop {
+                    let (to, bytes) = tokio::select! {
+                        read = client.read(&mut request) => (&mut server, &request[..read.unwrap_or(0)]),
+                        read = server.read(&mut answer) => (&mut client, &answer[..read.unwrap_or(0)]),
+                    };
+                    if bytes.is_empty() || to.write_all(bytes).await.is_err() {
+                        return;
+                    }
+                    let commits = bytes.windows(7).any(|word| word == b"COMMIT\0");
+                    if commits && told.swap(false, Ordering::SeqCst) {
+                        // It is committed when there is an answer.
+                        let _ = server.read(&mut answer).await;
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (through, breaks)
 }
 
 #[tokio::test]

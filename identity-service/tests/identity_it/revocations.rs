@@ -126,6 +126,29 @@ async fn with_snapshot(server: &TestServer, channel: &Channel, expected: &[revoc
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revocations_are_heard_of_while_calls_have_all_sessions_of_the_pool() {
+    let server = TestServer::with(|config| config.database.max_connections = 1).await;
+    let (mut watch, _) = Watch::begin(&server, &server.channel).await;
+    let pool = server.database.pool(3);
+    let mut held = pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE users").execute(&mut *held).await.unwrap();
+    let (ada, token) = (Uuid::from_u128(1), server.token(Uuid::from_u128(1), Role::Attendee));
+    let channel = server.channel.clone();
+    let waiting = tokio::spawn(async move { me(&channel, &token).await });
+    let waits = "SELECT count(*) FROM pg_stat_activity
+                  WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while sqlx::query_scalar::<_, i64>(waits).fetch_one(&pool).await.unwrap() == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let began = Instant::now();
+    revoke(&mut pool.acquire().await.unwrap(), &server, ada, 7).await;
+    assert_eq!(watch.revoked().await, user(ada, 7));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    held.rollback().await.unwrap();
+    waiting.await.unwrap().unwrap_err();
+}
+
 #[tokio::test]
 async fn a_revocation_reaches_the_streams_of_every_replica_and_later_ones_find_it_in_the_snapshot() {
     let server = TestServer::start().await;

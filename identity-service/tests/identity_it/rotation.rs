@@ -71,7 +71,7 @@ async fn the_key_that_signs_is_changed_under_load_without_a_refused_token() {
     let folder = tempfile::tempdir().unwrap();
     let keys_dir = KeyDir::new(folder.path(), false);
     let old_key = keys_dir.generate(SigningAlgorithm::Es256, false).unwrap();
-    let office = Backoffice::of(TestServer::with(|config| config.keys = keys_dir.clone()).await);
+    let office = Backoffice::of(TestServer::with(|config| config.keys = keys_dir.clone()).await).await;
     let (_, client_id, client_secret) = office.create("Load").await;
     let server = &office.server;
     let replicas: Replicas = Arc::new(Mutex::new(vec![start(server).await, start(server).await]));

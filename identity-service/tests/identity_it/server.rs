@@ -120,6 +120,18 @@ impl TestServer {
             .unwrap();
     }
 
+    /// Makes a user with this id, an attendee, whose tokens stand.
+    pub(crate) async fn enroll(&self, id: Uuid) {
+        sqlx::query(
+            "INSERT INTO users (id, email, password_hash, display_name, role, create_time, update_time)
+             VALUES ($1, $1 || '@example.org', '', 'Enrolled', 'attendee', now(), now())",
+        )
+        .bind(id)
+        .execute(&self.database.pool(1))
+        .await
+        .unwrap();
+    }
+
     /// A token of the server's own key, for a role that the user need not have.
     pub(crate) fn token(&self, user: Uuid, role: auth::Role) -> String {
         let tokens = AccessTokens::new(
