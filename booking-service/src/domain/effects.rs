@@ -57,7 +57,7 @@ impl Effects {
         self.are_one_statement() && self.changed_registrations.is_empty() && self.changed_entries.is_empty()
     }
 
-    /// Whether it can all be written by one statement: there is nothing that takes long or that only an organizer does.
+    /// Whether it can all be written by one statement: there is nothing that only an organizer does.
     pub fn are_one_statement(&self) -> bool {
         self.revised.is_empty() && self.deleted_events.is_empty() && self.endings.is_empty()
     }

@@ -83,6 +83,13 @@ impl Feed {
         loop {
             let began = Instant::now();
             let look = changes::look(pool).await?;
+            if look.last_batch < *self.horizon.borrow() {
+                // Numbers only rise: this is another server, which took over without the end of the log, and goes on from
+                // where its own ends. Whoever listens from now on misses nothing of it.
+                tracing::warn!(last_batch = look.last_batch, "the change log has lost its end");
+                (ends, told) = (Ends::default(), 0);
+                self.horizon.send_replace(0);
+            }
             let horizon = ends.see(look).unwrap_or_default().max(*self.horizon.borrow());
             let watched = self.watchers.events();
             // Watchers do not wait until the log is final: a transaction of somebody else's, anywhere on the server, keeps it

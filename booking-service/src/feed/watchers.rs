@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -17,6 +17,11 @@ const PACE: Duration = Duration::from_millis(50);
 /// here and at its client together, so however many watch, telling them takes a twentieth of the machine, clients
 /// included. 5,000 watchers on 2 cores hear of a rush every 7.5 s, and 100 every 150 ms.
 const PACE_PER_WATCHER: Duration = Duration::from_millis(3);
+/// Asked once: the answer is read from files.
+static CORES: LazyLock<u32> = LazyLock::new(|| {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    u32::try_from(cores).unwrap_or(u32::MAX)
+});
 
 /// What became of a watched event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +58,8 @@ impl Watched {
 
     /// How long to wait after one message before the next, by how many watch on this replica.
     pub fn pace(&self) -> Duration {
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let watchers = self.watchers.count.load(Ordering::Relaxed);
-        PACE.max(PACE_PER_WATCHER * watchers / u32::try_from(cores).unwrap_or(u32::MAX))
+        PACE.max(PACE_PER_WATCHER * watchers / *CORES)
     }
 }
 

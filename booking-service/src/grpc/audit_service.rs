@@ -76,11 +76,9 @@ impl Audits {
             PageBinding::new("ListAuditEntries", &[actor.id.as_bytes(), &arguments.encode_to_vec()]);
         let before = list_request::place(binding.decode(&request.page_token)?)?;
         let rows = changes::audit(&self.0.pool, &filter, before, size + 1).await?;
-        let (rows, next_page_token) =
-            list_request::page(rows, size, &binding, |row: &Placed| list_request::place_cursor(row.place));
-        Ok(pb::ListAuditEntriesResponse {
-            entries: rows.into_iter().map(|row| convert::change(&row.change)).collect(),
-            next_page_token,
-        })
+        let cursor = |row: &Placed| list_request::place_cursor(row.place);
+        let (entries, next_page_token) =
+            list_request::page(rows, size, &binding, cursor, |row| convert::change(&row.change));
+        Ok(pb::ListAuditEntriesResponse { entries, next_page_token })
     }
 }

@@ -20,7 +20,8 @@ use crate::domain::refusal::Refusal;
 use crate::feed::{Horizon, Watched};
 use crate::store::changes::{self, Place, Placed};
 
-/// How many changes are read from the log at once: all that a stream ever holds, about 120 KiB if nobody reads it.
+/// How many changes are read from the log at once: all that a stream ever holds, about 120 KiB if nobody reads it, and 4 MiB
+/// if all of them give events the longest description.
 const PAGE: i64 = 100;
 
 pub(super) struct Changes(pub(super) Arc<Booking>);

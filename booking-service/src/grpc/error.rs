@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rowlock_proto::booking::v1::ErrorReason;
 use service_core::auth::NoPrincipal;
-use service_core::database::unavailable;
+use service_core::database::{overwhelmed, unavailable};
 use service_core::page::PageTokenInvalid;
 use service_core::status::Failure;
 use service_core::stream_end::StreamEnded;
@@ -88,13 +88,13 @@ fn failure(error: CallError) -> Failure {
         CallError::Command(CommandError::OutcomeUnknown) => fail(
             Code::Unavailable,
             Reason::DatabaseUnavailable,
-            "the database was lost while it confirmed: the outcome is unknown, and the same request_id tells it",
+            "the outcome is unknown, and the same request_id tells it",
         )
         .retry_after(Duration::from_secs(1)),
         CallError::Command(CommandError::ShuttingDown) => StreamEnded::Draining.failure(DOMAIN),
         CallError::Command(CommandError::Internal) => internal(),
         CallError::Store(error) => match &error {
-            StoreError::Database(cause) if unavailable(cause) => {
+            StoreError::Database(cause) if unavailable(cause) || overwhelmed(cause) => {
                 tracing::warn!(%error, "the database cannot be used");
                 database_unavailable()
             }
@@ -102,9 +102,7 @@ fn failure(error: CallError) -> Failure {
                 tracing::error!(%error, "a query failed");
                 internal()
             }
-            StoreError::CommitUnknown => {
-                failure(CallError::Command(CommandError::OutcomeUnknown))
-            }
+            StoreError::CommitUnknown => failure(CallError::Command(CommandError::OutcomeUnknown)),
         },
         CallError::NoPrincipal(_) | CallError::UnexpectedOutcome => {
             tracing::error!(%error, "a handler is wrong");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rowlock_proto::booking::v1 as pb;
-use service_core::validation::Violations;
+use service_core::validation::{Violations, paths};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -85,8 +85,8 @@ pub(super) fn patch(event: &pb::Event, mask: &[String], violations: &mut Violati
     }
     // A missing time is reported and then stands in for nothing, since the request is refused.
     let missing = OffsetDateTime::UNIX_EPOCH;
-    for path in mask {
-        match path.as_str() {
+    for path in paths(mask) {
+        match path {
             "title" => patch.title = Some(title(event, violations)),
             "description" => patch.description = Some(description(event, violations)),
             "location" => patch.location = Some(location(event, violations)),

@@ -11,7 +11,7 @@ use service_core::database::run_tx;
 use service_core::digest::sha256;
 use service_core::layers::deadline;
 use service_core::page::PageBinding;
-use service_core::validation::{Invalid, Violations};
+use service_core::validation::{Invalid, Violations, required_id};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -247,10 +247,10 @@ impl Events {
         let binding = PageBinding::new("ListEvents", &[actor.id.as_bytes(), &arguments.encode_to_vec()]);
         let after = list_request::after_time_and_id(binding.decode(&request.page_token)?)?;
         let rows = events::list(&self.0.pool, &filter, after, size + 1).await?;
-        let (rows, next_page_token) = list_request::page(rows, size, &binding, |record| {
-            list_request::time_and_id(record.event.start_time, record.event.id)
-        });
-        Ok(pb::ListEventsResponse { events: rows.into_iter().map(convert::event).collect(), next_page_token })
+        let cursor =
+            |record: &EventRecord| list_request::time_and_id(record.event.start_time, record.event.id);
+        let (events, next_page_token) = list_request::page(rows, size, &binding, cursor, convert::event);
+        Ok(pb::ListEventsResponse { events, next_page_token })
     }
 
     async fn verified(&self, actor: Actor, id: Uuid) -> Result<pb::VerifyEventResponse, CallError> {
@@ -267,8 +267,5 @@ impl Events {
 }
 
 fn event_id(value: &str) -> Result<Uuid, CallError> {
-    let mut violations = Violations::default();
-    let id = violations.uuid("event_id", value);
-    violations.finish()?;
-    Ok(id)
+    Ok(required_id("event_id", value)?)
 }

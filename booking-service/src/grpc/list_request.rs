@@ -1,5 +1,6 @@
 //! What the lists of registrations, entries and events have in common: state filters and keyset cursors.
 
+use prost::Message;
 use service_core::page::{PageBinding, PageTokenInvalid};
 use service_core::validation::Violations;
 use time::OffsetDateTime;
@@ -7,8 +8,8 @@ use uuid::Uuid;
 
 use crate::store::changes::Place;
 
-/// Reads a repeated enum filter: unknown and unspecified values are violations.
-pub(super) fn known<T: Copy>(
+/// Reads a repeated enum filter, each value once: unknown and unspecified values are violations.
+pub(super) fn known<T: Copy + PartialEq>(
     field: &str,
     values: &[i32],
     all: &'static [T],
@@ -18,6 +19,7 @@ pub(super) fn known<T: Copy>(
     let mut known = Vec::new();
     for (index, value) in values.iter().enumerate() {
         match all.iter().copied().find(|&candidate| number(candidate) == *value) {
+            Some(found) if known.contains(&found) => {}
             Some(found) => known.push(found),
             None => violations.add(format!("{field}[{index}]"), "must be a value that exists"),
         }
@@ -25,18 +27,31 @@ pub(super) fn known<T: Copy>(
     known
 }
 
-/// A page of rows and the token of the next one. One row more than the page was asked for: if it came, there is more.
-pub(super) fn page<Row>(
-    mut rows: Vec<Row>,
+/// From how many bytes on a page is full, however few its rows: clients of gRPC take messages of 4 MiB by default, and no
+/// row has more than 100 KiB.
+const PAGE_BYTES: usize = 3 << 20;
+
+/// A page of rows, as messages, and the token of the next one. One row more than the page was asked for: if it came, there
+/// is more.
+pub(super) fn page<Row, M: Message>(
+    rows: Vec<Row>,
     size: i64,
     binding: &PageBinding,
     cursor: impl Fn(&Row) -> Vec<u8>,
-) -> (Vec<Row>, String) {
+    message: impl Fn(Row) -> M,
+) -> (Vec<M>, String) {
     let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let more = rows.len() > size;
-    rows.truncate(size);
-    let token = rows.last().filter(|_| more).map(|row| binding.encode(&cursor(row))).unwrap_or_default();
-    (rows, token)
+    let (mut page, mut bytes, mut last) = (Vec::with_capacity(rows.len().min(size)), 0, Vec::new());
+    for row in rows {
+        if page.len() == size || bytes >= PAGE_BYTES {
+            return (page, binding.encode(&last));
+        }
+        last = cursor(&row);
+        let message = message(row);
+        bytes += message.encoded_len();
+        page.push(message);
+    }
+    (page, String::new())
 }
 
 /// The cursor of a list in order of id.

@@ -9,7 +9,7 @@ use rowlock_proto::booking::v1::registration_service_server::RegistrationService
 use service_core::digest::sha256;
 use service_core::layers::deadline;
 use service_core::page::PageBinding;
-use service_core::validation::Violations;
+use service_core::validation::{Violations, required_id};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -157,12 +157,10 @@ impl Registrations {
             }
             None => registrations::list_of_user(pool, actor.id, &states, after, size + 1).await?,
         };
-        let (rows, next_page_token) =
-            list_request::page(rows, size, &binding, |row: &Registration| row.id.as_bytes().to_vec());
-        Ok(pb::ListRegistrationsResponse {
-            registrations: rows.into_iter().map(convert::registration).collect(),
-            next_page_token,
-        })
+        let cursor = |row: &Registration| row.id.as_bytes().to_vec();
+        let (registrations, next_page_token) =
+            list_request::page(rows, size, &binding, cursor, convert::registration);
+        Ok(pb::ListRegistrationsResponse { registrations, next_page_token })
     }
 }
 
@@ -179,10 +177,7 @@ impl Booking {
 }
 
 fn registration_id(value: &str) -> Result<Uuid, CallError> {
-    let mut violations = Violations::default();
-    let id = violations.uuid("registration_id", value);
-    violations.finish()?;
-    Ok(id)
+    Ok(required_id("registration_id", value)?)
 }
 
 fn registration_of(outcome: Outcome) -> Result<pb::Registration, CallError> {

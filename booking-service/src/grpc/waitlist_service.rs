@@ -8,7 +8,7 @@ use rowlock_proto::booking::v1::waitlist_service_server::WaitlistService;
 use service_core::digest::sha256;
 use service_core::layers::deadline;
 use service_core::page::PageBinding;
-use service_core::validation::Violations;
+use service_core::validation::{Violations, required_id};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -152,31 +152,28 @@ impl Waitlists {
             PageBinding::new("ListWaitlistEntries", &[actor.id.as_bytes(), &arguments.encode_to_vec()]);
         let cursor = binding.decode(&request.page_token)?;
         let pool = &self.0.pool;
-        let (rows, next_page_token) = match event_id {
+        let entry = |row| convert::entry(row, 0);
+        let (entries, next_page_token) = match event_id {
             Some(event_id) => {
                 self.0.served_event(actor, event_id).await?;
                 let after = list_request::after_position(cursor)?;
                 let rows = waitlist::list_of_event(pool, event_id, &states, after, size + 1).await?;
-                list_request::page(rows, size, &binding, |row: &Entry| row.position.to_be_bytes().to_vec())
+                let cursor = |row: &Entry| row.position.to_be_bytes().to_vec();
+                list_request::page(rows, size, &binding, cursor, entry)
             }
             None => {
                 let after = list_request::after_id(cursor)?;
                 let rows = waitlist::list_of_user(pool, actor.id, &states, after, size + 1).await?;
-                list_request::page(rows, size, &binding, |row: &Entry| row.id.as_bytes().to_vec())
+                let cursor = |row: &Entry| row.id.as_bytes().to_vec();
+                list_request::page(rows, size, &binding, cursor, entry)
             }
         };
-        Ok(pb::ListWaitlistEntriesResponse {
-            entries: rows.into_iter().map(|row| convert::entry(row, 0)).collect(),
-            next_page_token,
-        })
+        Ok(pb::ListWaitlistEntriesResponse { entries, next_page_token })
     }
 }
 
 fn entry_id(value: &str) -> Result<Uuid, CallError> {
-    let mut violations = Violations::default();
-    let id = violations.uuid("entry_id", value);
-    violations.finish()?;
-    Ok(id)
+    Ok(required_id("entry_id", value)?)
 }
 
 fn entry_of(outcome: Outcome) -> Result<pb::WaitlistEntry, CallError> {

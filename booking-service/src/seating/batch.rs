@@ -31,9 +31,9 @@ pub(super) enum Attempt {
         /// Whether anything was written.
         wrote: bool,
     },
-    /// The session broke at COMMIT, or as what commits itself was written. The verdicts are true if, and only if, the mark
-    /// is found.
-    Unknown(Vec<Option<Verdict>>, Mark),
+    /// The session broke at COMMIT, or as what commits itself was written. The verdicts are true, and so many seats sold,
+    /// if, and only if, the mark is found.
+    Unknown { verdicts: Vec<Option<Verdict>>, mark: Mark, seats_sold: u64 },
 }
 
 /// Decides the commands by the events as this replica's last batch has left them, and as if nobody in this one were known
@@ -87,8 +87,8 @@ pub(super) async fn attempt_remembered(
 
 /// Decides the commands by what is there now, without waiting for a lock and without a transaction. What that leaves to be
 /// written is written by one statement, if nobody has changed the events since; what leaves nothing to be written is true of
-/// one moment. `None`: somebody has changed one of the events meanwhile, or one of the commands revises its event. Nothing
-/// was written.
+/// one moment. `None`: somebody has changed one of the events meanwhile, or writing it takes longer than a statement that
+/// no lock protects is given. Nothing was written.
 ///
 /// # Errors
 /// Nothing was committed; see [`Setback`].
@@ -106,20 +106,31 @@ pub(super) async fn attempt_unlocked(
     if effects.is_empty() {
         let is_true =
             loaded.at_one_moment || within(patience, are_unchanged(connection, &loaded.versions)).await?;
+        if !is_true {
+            return Ok(overtaken());
+        }
         let verdicts = verdicts.into_iter().map(Some).collect();
-        return Ok(is_true.then_some(Attempt::Done { verdicts, wrote: false }));
+        return Ok(Some(Attempt::Done { verdicts, wrote: false }));
     }
-    if !effects.are_one_statement() {
+    if effects.take_long() || !effects.are_one_statement() {
         return Ok(None);
     }
     let mark = Mark::new(ids.new_id(), &effects);
     let sent = Instant::now();
     let step = write_if_unchanged(connection, &loaded.versions, &effects, &mark);
     let written = committing(patience, step).await;
-    if let Ok(Some(moment)) = &written {
-        recent.learn(&effects.events, &loaded.versions, *moment, sent, Instant::now());
+    match &written {
+        Ok(Some(moment)) => recent.learn(&effects.events, &loaded.versions, *moment, sent, Instant::now()),
+        Ok(None) => return Ok(overtaken()),
+        Err(_) => {}
     }
     conclude(written, verdicts, &effects, mark)
+}
+
+/// Somebody else was faster.
+fn overtaken() -> Option<Attempt> {
+    metrics::counter!("booking_batch_retries_total", "code" => "overtaken").increment(1);
+    None
 }
 
 /// What became of a batch that one statement writes and commits, if it can.
@@ -136,7 +147,7 @@ fn conclude(
         Err(setback) if setback.is_answer() => Err(setback),
         Err(setback) => {
             tracing::warn!(?setback, "no answer to a batch that was written");
-            Ok(Some(Attempt::Unknown(verdicts, mark)))
+            Ok(Some(Attempt::Unknown { verdicts, mark, seats_sold: seats_sold(effects) }))
         }
     }
 }
@@ -172,7 +183,7 @@ pub(super) async fn attempt(
     ids: &dyn IdSource,
 ) -> Result<Attempt, Setback> {
     let patience = session.patience();
-    let connection = session.connection().await?;
+    let connection = session.locked_connection()?;
     let applied = apply(connection, patience, commands, events, ids).await;
     let (verdicts, effects, mark) = match applied {
         Ok(applied) => applied,
@@ -189,7 +200,7 @@ pub(super) async fn attempt(
         Ok(()) => Ok(done(verdicts, &effects)),
         Err(setback) => {
             tracing::warn!(?setback, "no answer to COMMIT");
-            Ok(Attempt::Unknown(verdicts, mark))
+            Ok(Attempt::Unknown { verdicts, mark, seats_sold: seats_sold(&effects) })
         }
     }
 }
@@ -207,7 +218,7 @@ async fn committing<T>(
 
 /// What was written is committed.
 fn done(verdicts: Vec<Option<Verdict>>, effects: &Effects) -> Attempt {
-    metrics::counter!("booking_seats_sold_total").increment(seats_sold(effects));
+    count_seats(seats_sold(effects));
     Attempt::Done { verdicts, wrote: true }
 }
 
@@ -292,6 +303,11 @@ pub(super) async fn find_out(session: &mut Session, mark: &Mark) -> Result<bool,
         Ok::<bool, StoreError>(committed)
     })
     .await
+}
+
+/// Seats that are committed.
+pub(super) fn count_seats(sold: u64) {
+    metrics::counter!("booking_seats_sold_total").increment(sold);
 }
 
 /// How many seats new registrations have taken, also those that are only held as yet.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::bounded::remember;
 
-/// For how long it is remembered: what is done in vain once a second costs nothing.
+/// For how long it is remembered: what each runner does in vain once a second costs nothing.
 const MEMORY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use service_core::trace::Span;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::batch::{Attempt, attempt, attempt_remembered, attempt_unlocked, find_out, lock};
+use super::batch::{Attempt, attempt, attempt_remembered, attempt_unlocked, count_seats, find_out, lock};
 use super::contended::Contended;
 use super::inbox::{Batch, Inbox, Locking};
 use super::recent::Recent;
@@ -100,11 +100,11 @@ impl Runner {
                     }
                     return Ok(());
                 }
-                Ok(Attempt::Unknown(verdicts, mark)) => {
+                Ok(Attempt::Unknown { verdicts, mark, seats_sold }) => {
                     self.session.discard();
                     self.recent.forget(events(&part), Instant::now());
                     let (decided, verdicts) = put_back_undecided(part, verdicts, batch);
-                    match self.resolve(decided, verdicts, &mark).await {
+                    match self.resolve(decided, verdicts, &mark, seats_sold).await {
                         Some(not_committed) => part = not_committed,
                         None => return Ok(()),
                     }
@@ -175,10 +175,7 @@ impl Runner {
                     count_batch("read");
                     return Ok(attempt);
                 }
-                None => {
-                    metrics::counter!("booking_batch_retries_total", "code" => "overtaken").increment(1);
-                    self.contended.learn(events(part), Instant::now());
-                }
+                None => self.contended.learn(events(part), Instant::now()),
             }
         }
         // Whoever locks leaves the events as nobody remembers.
@@ -213,6 +210,7 @@ impl Runner {
         part: Vec<Pending>,
         verdicts: Vec<Verdict>,
         mark: &Mark,
+        seats_sold: u64,
     ) -> Option<Vec<Pending>> {
         let began = Instant::now();
         let mut pause = FIRST_PAUSE;
@@ -239,7 +237,10 @@ impl Runner {
         metrics::counter!("booking_unknown_commits_total", "outcome" => outcome).increment(1);
         match found_out {
             Some(false) => return Some(part),
-            Some(true) => tell(part.into_iter().zip(verdicts)),
+            Some(true) => {
+                count_seats(seats_sold);
+                tell(part.into_iter().zip(verdicts));
+            }
             None => {
                 for pending in part {
                     pending.answer(Err(CommandError::OutcomeUnknown));

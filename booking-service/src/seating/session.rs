@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use service_core::database::{is_plain_refusal, retryable, unavailable};
+use service_core::database::{is_plain_refusal, overwhelmed, retryable, unavailable};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::time::{Instant, timeout};
@@ -22,12 +22,6 @@ const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// A statement was prepared for a table that a migration has changed since, or on a session that a pooler has swapped, or
 /// the session was ended for being idle.
 const STALE_SESSION: [&str; 3] = ["0A000", "26000", "57P05"];
-/// The server gave up on a statement that took too long.
-const QUERY_CANCELED: &str = "57014";
-/// SQLSTATE class 53: no disk, no memory, no connections left.
-const OUT_OF_RESOURCES: &str = "53";
-/// SQLSTATE class 58: an error of the system below PostgreSQL.
-const SYSTEM_ERROR: &str = "58";
 
 /// Why a step of a batch did not succeed.
 #[derive(Debug)]
@@ -70,10 +64,7 @@ impl From<StoreError> for Setback {
             Self::Busy
         } else if STALE_SESSION.contains(&code.as_ref()) {
             Self::Passing { code: code.into_owned(), lost: true }
-        } else if code.starts_with(OUT_OF_RESOURCES)
-            || code.starts_with(SYSTEM_ERROR)
-            || code == QUERY_CANCELED
-        {
+        } else if overwhelmed(cause) {
             Self::Passing { code: code.into_owned(), lost: !is_plain_refusal(cause) }
         } else if unavailable(cause) {
             let code = if code.is_empty() { "connection".to_owned() } else { code.into_owned() };
@@ -127,10 +118,16 @@ impl Session {
         };
         let connection = self.connection.insert(connection);
         if self.planned.is_none_or(|planned| planned.elapsed() >= PLANS_LIVE) {
-            self.planned = Some(Instant::now());
             within(self.statement_timeout + ANSWER_GRACE, discard_plans(connection)).await?;
+            self.planned = Some(Instant::now());
         }
         Ok(connection)
+    }
+
+    /// The open session as it is, with what it has locked. Plans are made anew only where nobody waits for that.
+    pub(super) fn locked_connection(&mut self) -> Result<&mut PgConnection, Setback> {
+        let lost = || Setback::Passing { code: "connection".to_owned(), lost: true };
+        self.connection.as_mut().ok_or_else(lost)
     }
 
     /// Gives the session up. The server rolls back whatever it was doing.

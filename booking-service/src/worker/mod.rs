@@ -144,22 +144,30 @@ impl Worker {
 
     async fn keep_house(&self) {
         loop {
-            if let Err(error) = self.sweep().await {
-                tracing::debug!(%error, "housekeeping is tried again later");
+            // What keeps one from its end does not keep the other.
+            for swept in [self.remove_copies().await, self.trim().await] {
+                if let Err(error) = swept {
+                    tracing::warn!(%error, "housekeeping is tried again later");
+                }
             }
             sleep(HOUSEKEEPING).await;
         }
     }
 
-    async fn sweep(&self) -> Result<(), StoreError> {
+    /// Removes the copies of simulations that nobody runs any more.
+    async fn remove_copies(&self) -> Result<(), StoreError> {
+        let mut removed = Ok(());
         for copy in due::abandoned_simulations(&self.pool).await? {
             tracing::info!(event_id = %copy, "an abandoned simulation is removed");
-            delete_copy(&self.pool, copy).await?;
+            removed = removed.and(delete_copy(&self.pool, copy).await);
         }
-        if let Some(keep) = self.change_retention {
-            // In pieces, so that no transaction is long.
-            while changes::trim(&self.pool, keep, ROUND).await? == ROUND {}
-        }
+        removed
+    }
+
+    /// Removes what is older than the log is kept. In pieces, so that no transaction is long.
+    async fn trim(&self) -> Result<(), StoreError> {
+        let Some(keep) = self.change_retention else { return Ok(()) };
+        while changes::trim(&self.pool, keep, ROUND).await? == ROUND {}
         Ok(())
     }
 }

@@ -2,11 +2,44 @@
 
 use rowlock_proto::booking::v1 as pb;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use crate::acts::{ask, ask_to_wait, party_draft};
+use crate::acts::{ask, ask_to_wait, offering_draft, party_draft};
 use crate::proof::id;
 use crate::system::System;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_in_the_log_is_the_same_whether_a_hold_or_an_offer_ends_alone_or_with_its_event() {
+    let system = System::start().await;
+    let event = system.organizer().publish_new(offering_draft(1)).await;
+    let (ada, bob) = (system.attendee(), system.attendee());
+    let seat = ada.seat(&event).await;
+    bob.join(&event).await.unwrap();
+    ada.cancel(&seat.registration_id).await.unwrap();
+    system.admin().set_capacity(&event, 2).await.unwrap();
+    ada.hold(&event, 3_600).await;
+    system.admin().cancel_event(&event, "").await.unwrap();
+    for (began, ended, time) in [
+        ("REGISTRATION_HELD", "REGISTRATION_CANCELLED", "hold_expire_time"),
+        ("WAITLIST_OFFERED", "WAITLIST_CANCELLED", "offer_expire_time"),
+    ] {
+        let of = async |action: &str| -> Value {
+            let last =
+                "SELECT details FROM changes WHERE action = $1 AND event_id = $2 ORDER BY version DESC";
+            let details = sqlx::query_scalar(last).bind(action).bind(id(&event.event_id));
+            details.fetch_one(&system.pool).await.unwrap()
+        };
+        let (mut began, mut ended) = (of(began).await, of(ended).await);
+        let taken = |details: &mut Value| {
+            let text = details.as_object_mut().unwrap().remove(time).unwrap();
+            OffsetDateTime::parse(text.as_str().unwrap(), &Rfc3339).unwrap()
+        };
+        assert_eq!(taken(&mut began), taken(&mut ended));
+        assert_eq!(began, ended, "and so is all else");
+    }
+}
 
 type Row = (i64, Uuid, String, String, Uuid, Option<Uuid>, String);
 
@@ -49,7 +82,8 @@ async fn every_command_is_logged_with_its_actor_and_its_subject() {
     let last = eve.join(&event).await.unwrap();
     ada.cancel(&second.registration_id).await.unwrap();
     let accepted = eve.accept(&last.entry_id).await.unwrap().registration.unwrap();
-    let waiting = ada.join(&event).await.unwrap();
+    let labels = [("k".to_owned(), "v".to_owned())].into();
+    let waiting = ada.try_join(pb::JoinWaitlistRequest { labels, ..ask_to_wait(&event) }).await.unwrap();
     organizer.cancel_event(&event, "rain").await.unwrap();
 
     let system_itself = (Uuid::nil(), "SYSTEM");
@@ -115,6 +149,9 @@ async fn every_command_is_logged_with_its_actor_and_its_subject() {
     assert!(details[10]["hold_expire_time"].is_string());
     assert!(details[17]["offer_expire_time"].is_string());
     assert_eq!(details[26], json!({ "reason": "rain" }));
+    assert_eq!(details[27], json!({ "seats": 2, "waitlist_entry_id": of_bob.entry_id }));
+    assert_eq!(details[28], json!({ "seats": 1, "waitlist_entry_id": last.entry_id }));
+    assert_eq!(details[29], json!({ "seats": 1, "position": waiting.position, "labels": { "k": "v" } }));
     system.assert_consistent(&event).await;
 }
 

@@ -27,6 +27,38 @@ fn titled(title: &str, hours: u64) -> pb::Event {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_long_rows_ends_before_it_is_more_than_clients_take() {
+    let system = System::start().await;
+    let long = pb::Event { description: "\u{1f3b7}".repeat(10_000), ..draft(1) };
+    system.organizer().publish_new(long).await;
+    sqlx::query(
+        "INSERT INTO events (id, organizer_id, title, description, location, start_time, end_time, capacity,
+                             seats_remaining, max_seats_per_registration, waitlist_policy, offer_ttl_ms,
+                             queue_discipline, state, version, create_time, update_time)
+         SELECT gen_random_uuid(), organizer_id, title, description, location, start_time, end_time, capacity,
+                seats_remaining, max_seats_per_registration, waitlist_policy, offer_ttl_ms, queue_discipline, state,
+                version, create_time, update_time
+           FROM events, generate_series(1, 120)",
+    )
+    .execute(&system.pool)
+    .await
+    .unwrap();
+    let attendee = system.attendee();
+    let (mut page_token, mut sizes) = (String::new(), Vec::new());
+    loop {
+        // With the limit of 4 MiB that a client of gRPC has by default.
+        let request = pb::ListEventsRequest { page_size: 1_000, page_token, ..Default::default() };
+        let page = attendee.events().list_events(request).await.unwrap().into_inner();
+        sizes.push(page.events.len());
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!((sizes.len(), sizes.iter().sum::<usize>()), (2, 121), "{sizes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_are_listed_by_start_and_every_filter_filters() {
     let system = System::start().await;
     let (organizer, other, attendee) = (system.organizer(), system.organizer(), system.attendee());

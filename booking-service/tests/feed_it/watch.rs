@@ -132,6 +132,33 @@ async fn a_watch_does_not_wait_for_other_peoples_transactions() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_listens_after_the_log_has_lost_its_end_hears_of_all_that_is_new() {
+    let system = System::start().await;
+    let event = system.event(10).await;
+    let service = system.service();
+    let follow = pb::StreamChangesRequest { follow: true, ..Default::default() };
+    let follow = async || service.changes().stream_changes(follow.clone()).await.unwrap().into_inner();
+    let read_on = async |changes: &mut Streaming<pb::StreamChangesResponse>, version| {
+        while next(changes).await.unwrap().unwrap().change.unwrap().version != version {}
+    };
+    let mut before = follow().await;
+    for _ in 0..3 {
+        system.attendee().seat(&event).await;
+    }
+    read_on(&mut before, 5).await;
+    // As a standby does that takes over and has never heard of what came last.
+    sqlx::query("SELECT setval('change_batches', 1)").execute(&system.pool).await.unwrap();
+    let mut after = system.attendee().watch(&event).await.unwrap();
+    read_to(&mut after, 5).await;
+    system.attendee().seat(&event).await;
+    read_to(&mut after, 6).await;
+    let mut changes = follow().await;
+    read_on(&mut changes, 6).await;
+    system.attendee().seat(&event).await;
+    read_on(&mut changes, 7).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_ends_with_its_event() {
     let system = System::with_replicas(2).await;
     let organizer = system.organizer();

@@ -5,7 +5,11 @@ use sqlx::PgConnection;
 use super::super::StoreError;
 use crate::domain::effects::Ending;
 
-/// Cancels every active registration and queue entry of the event and logs each. Returns the event's last version.
+/// A time in UTC as it stands in `details`.
+const RFC3339: &str = r#"YYYY-MM-DD"T"HH24:MI:SS.US"Z""#;
+
+/// Cancels every active registration and queue entry of the event and logs each, with what the log says of those that end one by one
+/// (`domain::change`). Returns the event's last version.
 ///
 /// # Errors
 /// Whatever the database says.
@@ -19,11 +23,16 @@ pub(super) async fn end_event(
         WITH registrations_ended AS (
             UPDATE registrations SET state = 'CANCELLED', cancel_time = $5, update_time = $5
              WHERE event_id = $1 AND state IN ('HELD', 'CONFIRMED', 'CHECKED_IN')
-            RETURNING id, user_id, jsonb_build_object('seats', seats) AS details
+            RETURNING id, user_id, jsonb_strip_nulls(jsonb_build_object(
+                          'seats', seats, 'hold_expire_time', to_char(hold_expire_time AT TIME ZONE 'UTC', $7),
+                          'waitlist_entry_id', waitlist_entry_id, 'labels', NULLIF(labels, '{}'))) AS details
         ), entries_ended AS (
             UPDATE waitlist_entries SET state = 'CANCELLED', update_time = $5
              WHERE event_id = $1 AND state IN ('WAITING', 'OFFERED')
-            RETURNING id, user_id, position, jsonb_build_object('seats', seats, 'position', position) AS details
+            RETURNING id, user_id, position, jsonb_strip_nulls(jsonb_build_object(
+                          'seats', seats, 'position', position,
+                          'offer_expire_time', to_char(offer_expire_time AT TIME ZONE 'UTC', $7),
+                          'labels', NULLIF(labels, '{}'))) AS details
         ), ended AS (
             SELECT 1 AS kind, NULL::bigint AS position, 'REGISTRATION_CANCELLED' AS action, id, user_id, details
               FROM registrations_ended
@@ -44,6 +53,7 @@ pub(super) async fn end_event(
         ending.actor.role.word(),
         ending.time,
         batch,
+        RFC3339,
     )
     .fetch_one(connection)
     .await?;
