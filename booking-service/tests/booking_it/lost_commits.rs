@@ -77,6 +77,30 @@ async fn a_commit_that_never_arrived_is_done_again_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_became_of_a_batch_that_was_written_without_reading_is_found_out_as_well() {
+    let (system, proxy) = behind_a_proxy(|config| config.seating.sessions = 1).await;
+    let event = system.event(10_000).await;
+    let faults = [&proxy.faults.before_commit, &proxy.faults.after_commit, &proxy.faults.panic_after_commit];
+    for fault in faults {
+        // Where the machine stood still for a second, nothing is remembered.
+        eventually(async || {
+            // One batch is read and leaves what is remembered; the next has the statement prepared.
+            for _ in 0..2 {
+                system.attendee().seat(&event).await;
+            }
+            fault.store(1, Ordering::SeqCst);
+            let ada = system.attendee();
+            let registration = ada.seat(&event).await;
+            assert_eq!(fault.load(Ordering::SeqCst), 0, "it did not break");
+            assert_eq!(ada.registration(&registration.registration_id).await.unwrap(), registration);
+            proxy.faults.remembered.swap(0, Ordering::SeqCst) == 1
+        })
+        .await;
+    }
+    system.assert_consistent(&event).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_arrives_after_its_command_was_refused_changes_nothing() {
     let (system, proxy) = behind_a_proxy(|_| {}).await;
     let event = system.event(3).await;

@@ -29,6 +29,8 @@ pub(crate) struct Faults {
     pub(crate) panic_after_commit: Arc<AtomicUsize>,
     /// The replica's end is closed as with `before_commit`, and the server hears of it when it is all over.
     pub(crate) late_commit: Arc<AtomicUsize>,
+    /// How many of the commits that broke were of batches that had read nothing before.
+    pub(crate) remembered: Arc<AtomicUsize>,
     /// What the server is still to hear of.
     late: Arc<Mutex<Vec<Late>>>,
 }
@@ -138,6 +140,8 @@ async fn pass(client: TcpStream, server: TcpStream, faults: Faults) {
 struct Session {
     seats: bool,
     in_transaction: bool,
+    /// Whether anything was asked since the last batch was written.
+    has_read: bool,
 }
 
 impl Session {
@@ -169,16 +173,22 @@ async fn requests(
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return None };
         let request = &buffer[..read];
         let commit = session.commits(request);
-        if commit && take(&faults.before_commit) {
+        let has_read = std::mem::replace(&mut session.has_read, !commit);
+        let breaks = |left| {
+            let breaks = commit && take(left);
+            faults.remembered.fetch_add(usize::from(breaks && !has_read), Ordering::SeqCst);
+            breaks
+        };
+        if breaks(&faults.before_commit) {
             return None;
         }
-        if commit && take(&faults.late_commit) {
+        if breaks(&faults.late_commit) {
             return Some(request.to_owned());
         }
-        if commit && take(&faults.after_commit) {
+        if breaks(&faults.after_commit) {
             let _ = instead.set(b"");
         }
-        if commit && take(&faults.panic_after_commit) {
+        if breaks(&faults.panic_after_commit) {
             let _ = instead.set(PANIC);
         }
         if to.write_all(request).await.is_err() {
