@@ -3,18 +3,16 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use booking_service::config::{DEFAULT_ADDRESSES, ServeConfig};
+use booking_service::config::ServeConfig;
 use futures_util::future::join_all;
 use rowlock_proto::booking::v1::RegisterRequest;
 use service_core::auth::Role;
-use service_core::config::ServerConfig;
 use service_core::layers::{Rate, RateLimit};
 use tokio::task::JoinSet;
 use tonic::Status;
 use tonic_types::StatusExt;
 
 use crate::acts::ask;
-use crate::caller::Caller;
 use crate::refusal::assert_refused;
 use crate::system::System;
 
@@ -61,27 +59,6 @@ async fn an_attendee_who_calls_too_often_waits_and_nobody_else_does() {
         let _ = service.try_register(RegisterRequest { user_id, ..ask(&event) }).await.unwrap();
     }
     system.assert_consistent(&event).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_can_sign_up_alone_is_limited_in_all_calls() {
-    // As it is unless it is configured.
-    let limits = |config: &mut ServeConfig| {
-        config.server.rate_limits = ServerConfig::at(DEFAULT_ADDRESSES).rate_limits;
-    };
-    let system = System::with(1, limits).await;
-    let event = system.event(1).await;
-    let limited = async |caller: Caller| {
-        // Twice the rate in a burst, and half of it again in a second.
-        let answers = join_all((0..400).map(|_| caller.get_event(&event))).await;
-        let refused: Vec<Status> = answers.into_iter().filter_map(Result::err).collect();
-        for status in &refused {
-            assert_refused(status, "RATE_LIMITED");
-        }
-        refused.len()
-    };
-    assert!(limited(system.attendee()).await > 0 && limited(system.organizer()).await > 0);
-    assert_eq!((limited(system.service()).await, limited(system.admin()).await), (0, 0));
 }
 
 /// Sends 30 calls for an event that somebody else has locked, and frees it when as many have been refused as have to be.

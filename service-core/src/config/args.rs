@@ -219,7 +219,7 @@ pub struct ServerArgs {
     /// How long to wait for the answer to a ping before the connection is closed, 1s to 10m
     #[arg(long, env = "ROWLOCK_KEEPALIVE_TIMEOUT", value_name = "DURATION", default_value = "20s")]
     pub keepalive_timeout: Checked<Period>,
-    /// Calls a second that one attendee or organizer may make, twice as many in a burst, such as 50/s; off for no limit
+    /// Calls a second that one attendee may make, twice as many in a burst, such as 50/s; off for no limit
     #[arg(long, env = "ROWLOCK_CALL_RATE", value_name = "RATE", default_value = "50/s")]
     pub call_rate: Checked<RateOption>,
     /// How long calls may take to finish after SIGTERM, 0s to 10m
@@ -307,7 +307,7 @@ impl ServerConfig {
             max_connection_age_grace: Duration::from_secs(30),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
-            rate_limits: vec![signed_up(DEFAULT_CALL_RATE)],
+            rate_limits: vec![attendees(DEFAULT_CALL_RATE)],
             drain_grace: Duration::from_secs(20),
             tls: None,
         }
@@ -317,9 +317,9 @@ impl ServerConfig {
 /// 50 calls a second.
 const DEFAULT_CALL_RATE: Rate = Rate::per_second(NonZeroU32::MIN.saturating_add(49));
 
-/// Whoever can sign up by themselves is limited; services and admins are trusted with more.
-fn signed_up(rate: Rate) -> RateLimit {
-    RateLimit { roles: &[Role::Attendee, Role::Organizer], methods: None, rate }
+/// People are limited; organizers, services and admins are trusted with more: an organizer may register a thousand guests.
+fn attendees(rate: Rate) -> RateLimit {
+    RateLimit { roles: &[Role::Attendee], methods: None, rate }
 }
 
 impl ServerArgs {
@@ -376,7 +376,7 @@ impl ServerArgs {
         config.tls = self.tls.check(errors);
         let rate = self.call_rate.take("--call-rate (ROWLOCK_CALL_RATE)", errors);
         if let Some(RateOption(rate)) = rate {
-            config.rate_limits = rate.map(signed_up).into_iter().collect();
+            config.rate_limits = rate.map(attendees).into_iter().collect();
         }
         let mut period = |to: &mut Duration, value: Checked<Period>, name: &str, shortest_ms, longest_s| {
             let range = Period(Duration::from_millis(shortest_ms))..=Period(Duration::from_secs(longest_s));
