@@ -252,11 +252,11 @@ pub fn unavailable(error: &sqlx::Error) -> bool {
 }
 
 /// Whether the server could not do it now, for a reason that lies in its state and not in the statement: no disk, no memory
-/// (class 53), an error of the system below it (class 58), a lock that was not granted (55P03), or a time limit (57014).
+/// (class 53), an error of the system below it (class 58), or a lock that was not granted (55P03).
 #[must_use]
 pub fn overwhelmed(error: &sqlx::Error) -> bool {
     let code = code(error);
-    code.starts_with("53") || code.starts_with("58") || matches!(code.as_str(), "55P03" | "57014")
+    code.starts_with("53") || code.starts_with("58") || code == "55P03"
 }
 
 /// Whether the server refused with an ordinary ERROR, after which its session goes on: the transaction is undone. FATAL and

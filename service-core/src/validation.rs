@@ -1,4 +1,4 @@
-//! Reading requests: every violation is collected, then the request is refused once.
+//! Reading requests: violations are collected, a hundred at most, then the request is refused once.
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
@@ -16,7 +16,7 @@ pub struct Violation {
     pub description: String,
 }
 
-/// A request that is refused, with everything that is wrong with it. Both services answer VALIDATION_FAILED.
+/// A request that is refused, with what is wrong with it. Both services answer VALIDATION_FAILED.
 #[derive(Debug, thiserror::Error)]
 #[error("the request is invalid: {}", summary(.0))]
 pub struct Invalid(pub Vec<Violation>);
@@ -149,7 +149,7 @@ impl Violations {
     /// Refuses the request if anything was wrong with it.
     ///
     /// # Errors
-    /// [`Invalid`] with every violation, in the order in which they were found.
+    /// [`Invalid`] with the violations, in the order in which they were found.
     pub fn finish(self) -> Result<(), Invalid> {
         if self.0.is_empty() { Ok(()) } else { Err(Invalid(self.0)) }
     }

@@ -20,8 +20,14 @@ const REST: u32 = 4;
 /// After a failure.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Everything up to this batch is final.
-pub type Horizon = i64;
+/// How far the log is final.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Horizon {
+    /// Everything up to this batch.
+    pub batch: i64,
+    /// How often the log was found to have lost its end. Whatever was read before that may never have been.
+    pub losses: u32,
+}
 
 /// The tailer's listeners.
 #[derive(Clone, Debug)]
@@ -35,7 +41,7 @@ pub struct Feed {
 impl Default for Feed {
     fn default() -> Self {
         Self {
-            horizon: watch::Sender::new(0),
+            horizon: watch::Sender::default(),
             watchers: Arc::new(Watchers::default()),
             awake: Arc::new(Notify::new()),
         }
@@ -83,14 +89,15 @@ impl Feed {
         loop {
             let began = Instant::now();
             let look = changes::look(pool).await?;
-            if look.last_batch < *self.horizon.borrow() {
-                // Numbers only rise: this is another server, which took over without the end of the log, and goes on from
-                // where its own ends. Whoever listens from now on misses nothing of it.
+            let known = *self.horizon.borrow();
+            if look.last_batch < known.batch {
+                // Numbers that are final do not come again, but on another server, which took over without the end of the
+                // log and goes on from where its own ends.
                 tracing::warn!(last_batch = look.last_batch, "the change log has lost its end");
                 (ends, told) = (Ends::default(), 0);
-                self.horizon.send_replace(0);
+                self.horizon.send_replace(Horizon { batch: 0, losses: known.losses.wrapping_add(1) });
             }
-            let horizon = ends.see(look).unwrap_or_default().max(*self.horizon.borrow());
+            let horizon = ends.see(look).unwrap_or_default().max(self.horizon.borrow().batch);
             let watched = self.watchers.events();
             // Watchers do not wait until the log is final: a transaction of somebody else's, anywhere on the server, keeps it
             // from that for as long as it lasts.
@@ -99,7 +106,7 @@ impl Feed {
             }
             told = horizon;
             metrics::gauge!("booking_feed_lag_seconds").set(ends.lag().as_secs_f64());
-            self.horizon.send_if_modified(|before| std::mem::replace(before, horizon) < horizon);
+            self.horizon.send_if_modified(|known| std::mem::replace(&mut known.batch, horizon) < horizon);
             if self.horizon.receiver_count() == 0 && self.watchers.is_empty() {
                 metrics::gauge!("booking_feed_lag_seconds").set(0.0);
                 return Ok(());
@@ -118,14 +125,14 @@ struct Ends {
     /// The last number of the look before, whose transactions are bounded by the present look.
     last: Option<i64>,
     /// Everything up to this number is final.
-    final_to: Option<Horizon>,
+    final_to: Option<i64>,
     /// (L, N, T): all numbers up to L, seen at T, are final once all transactions below N have ended. All increase.
     open: VecDeque<(i64, i64, Instant)>,
 }
 
 impl Ends {
     /// Takes the next look; says how far the log is final, if that is known.
-    fn see(&mut self, look: Look) -> Option<Horizon> {
+    fn see(&mut self, look: Look) -> Option<i64> {
         // L was read in an earlier statement than N, so whoever drew a number up to L has a transaction id below N. See
         // `store::changes`.
         if let Some(last) = self.last.replace(look.last_batch)

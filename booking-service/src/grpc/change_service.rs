@@ -60,9 +60,18 @@ impl Changes {
         // First listen, then look: the stream ends at the present at the earliest, not before it.
         let log = match event_id {
             Some(event_id) => Log::OfEvent(self.0.feed.watch(event_id)),
-            None => Log::Whole(self.0.feed.horizon()),
+            None => {
+                let horizon = self.0.feed.horizon();
+                let losses = horizon.borrow().losses;
+                Log::Whole { horizon, losses }
+            }
         };
         let present = changes::look(&pool).await?.last_batch;
+        let resumed = resumed.unwrap_or_default();
+        if resumed.is_some_and(|(place, _)| place.batch > present) {
+            // It was given by a server whose end of the log is lost.
+            return Err(CallError::ResumeTokenExpired);
+        }
         let mut reader = Reader {
             pool,
             log,
@@ -72,7 +81,7 @@ impl Changes {
             page: VecDeque::new(),
             binding,
         };
-        reader.start(resumed.unwrap_or_default()).await?;
+        reader.start(resumed).await?;
         Ok(stream::unfold(Some((reader, end)), |open| async move {
             let (mut reader, end) = open?;
             let next = tokio::select! {
@@ -92,7 +101,11 @@ impl Changes {
 /// What is read, and how one hears that there is more.
 enum Log {
     /// The changes of all events, as far as they are final.
-    Whole(watch::Receiver<Horizon>),
+    Whole {
+        horizon: watch::Receiver<Horizon>,
+        /// How often the log had lost its end when the stream began.
+        losses: u32,
+    },
     /// The changes of one event.
     OfEvent(Watched),
 }
@@ -106,7 +119,7 @@ struct Reader {
     /// How far the log was gone when this stream, or the one that it goes on from, began.
     floor: Place,
     /// Where the stream ends; `None`: it follows.
-    until: Option<Horizon>,
+    until: Option<i64>,
     page: VecDeque<Placed>,
     binding: PageBinding,
 }
@@ -148,9 +161,12 @@ impl Reader {
                 }));
             }
             let ended = match &mut self.log {
-                Log::Whole(horizon) => {
+                Log::Whole { horizon, losses } => {
                     let horizon = *horizon.borrow_and_update();
-                    self.read_whole(horizon).await?
+                    if horizon.losses != *losses {
+                        return Err(CallError::ResumeTokenExpired);
+                    }
+                    self.read_whole(horizon.batch).await?
                 }
                 Log::OfEvent(event) => {
                     event.seen.mark_unchanged();
@@ -163,7 +179,7 @@ impl Reader {
                     return Ok(None);
                 }
                 match &mut self.log {
-                    Log::Whole(horizon) => horizon.changed().await,
+                    Log::Whole { horizon, .. } => horizon.changed().await,
                     Log::OfEvent(event) => event.seen.changed().await,
                 }
                 .map_err(|_| CallError::Ended(StreamEnded::Draining))?;
@@ -172,7 +188,7 @@ impl Reader {
     }
 
     /// Reads a page of the whole log. Returns whether the stream has come to its end.
-    async fn read_whole(&mut self, horizon: Horizon) -> Result<bool, CallError> {
+    async fn read_whole(&mut self, horizon: i64) -> Result<bool, CallError> {
         let end = self.until.unwrap_or(horizon).min(horizon);
         let page = loop {
             let page = changes::after(&self.pool, self.read, end, PAGE).await?;

@@ -88,7 +88,7 @@ fn failure(error: CallError) -> Failure {
         CallError::Command(CommandError::OutcomeUnknown) => fail(
             Code::Unavailable,
             Reason::DatabaseUnavailable,
-            "the outcome is unknown, and the same request_id tells it",
+            "the outcome is unknown: the same call again tells it, with the same request_id if it has one",
         )
         .retry_after(Duration::from_secs(1)),
         CallError::Command(CommandError::ShuttingDown) => StreamEnded::Draining.failure(DOMAIN),

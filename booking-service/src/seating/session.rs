@@ -23,6 +23,9 @@ const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// the session was ended for being idle.
 const STALE_SESSION: [&str; 3] = ["0A000", "26000", "57P05"];
 
+/// The server gave up on a statement that took too long.
+const QUERY_CANCELED: &str = "57014";
+
 /// Why a step of a batch did not succeed.
 #[derive(Debug)]
 pub(super) enum Setback {
@@ -64,7 +67,7 @@ impl From<StoreError> for Setback {
             Self::Busy
         } else if STALE_SESSION.contains(&code.as_ref()) {
             Self::Passing { code: code.into_owned(), lost: true }
-        } else if overwhelmed(cause) {
+        } else if overwhelmed(cause) || code == QUERY_CANCELED {
             Self::Passing { code: code.into_owned(), lost: !is_plain_refusal(cause) }
         } else if unavailable(cause) {
             let code = if code.is_empty() { "connection".to_owned() } else { code.into_owned() };

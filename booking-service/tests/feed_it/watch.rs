@@ -138,20 +138,27 @@ async fn who_listens_after_the_log_has_lost_its_end_hears_of_all_that_is_new() {
     let service = system.service();
     let follow = pb::StreamChangesRequest { follow: true, ..Default::default() };
     let follow = async || service.changes().stream_changes(follow.clone()).await.unwrap().into_inner();
-    let read_on = async |changes: &mut Streaming<pb::StreamChangesResponse>, version| {
-        while next(changes).await.unwrap().unwrap().change.unwrap().version != version {}
+    let read_on = async |changes: &mut Streaming<pb::StreamChangesResponse>, version| loop {
+        let told = next(changes).await.unwrap().unwrap();
+        if told.change.unwrap().version == version {
+            return told.resume_token;
+        }
     };
     let mut before = follow().await;
     for _ in 0..3 {
         system.attendee().seat(&event).await;
     }
-    read_on(&mut before, 5).await;
+    let resume_token = read_on(&mut before, 5).await;
     // As a standby does that takes over and has never heard of what came last.
     sqlx::query("SELECT setval('change_batches', 1)").execute(&system.pool).await.unwrap();
     let mut after = system.attendee().watch(&event).await.unwrap();
     read_to(&mut after, 5).await;
     system.attendee().seat(&event).await;
     read_to(&mut after, 6).await;
+    assert_refused(&next(&mut before).await.unwrap_err(), "RESUME_TOKEN_EXPIRED");
+    let resumed = pb::StreamChangesRequest { resume_token, ..Default::default() };
+    let resumed = service.changes().stream_changes(resumed).await.map(|_| ());
+    assert_refused(&resumed.unwrap_err(), "RESUME_TOKEN_EXPIRED");
     let mut changes = follow().await;
     read_on(&mut changes, 6).await;
     system.attendee().seat(&event).await;

@@ -95,7 +95,9 @@ impl Accounts {
         let right = request.secret.is_one_of(found.as_ref().map(|(_, secrets)| secrets), now);
         let subject_id = found.as_ref().map(|(account, _)| account.id);
         if let Some((found, _)) = found.filter(|_| right) {
-            store::forget_failures(&self.pool, keys.account).await?;
+            if let Err(error) = store::forget_failures(&self.pool, keys.account).await {
+                tracing::warn!(%error, "failures of a service account are forgotten another time");
+            }
             // If the account is deleted or its secret rotated at this moment, the version ends this token too.
             let issued = self.tokens.issue(found.id, Role::Service, None, found.session_version, now);
             return issued.map_err(Error::internal);

@@ -82,7 +82,7 @@ impl Accounts {
     /// Ends all sessions of a user: how many were alive.
     ///
     /// # Errors
-    /// [`Error::UserNotFound`].
+    /// [`Error::UserNotFound`]; [`Error::TokenRevoked`].
     pub async fn revoke_user_sessions(&self, caller: &Principal, user_id: Uuid) -> Result<usize> {
         self.must_stand(caller).await?;
         let ended = store::revoke_user_sessions(&self.pool, user_id, self.act(Some(caller.user_id))).await?;

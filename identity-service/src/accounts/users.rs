@@ -73,7 +73,7 @@ impl Accounts {
     /// Changes anyone.
     ///
     /// # Errors
-    /// [`Error::UserNotFound`], [`Error::EtagMismatch`], [`Error::LastAdmin`].
+    /// [`Error::UserNotFound`], [`Error::EtagMismatch`], [`Error::LastAdmin`], [`Error::TokenRevoked`].
     pub async fn update_user(&self, caller: &Principal, user_id: Uuid, update: &UserUpdate) -> Result<User> {
         self.must_stand(caller).await?;
         let user = store::update_user(&self.pool, user_id, update, self.act(Some(caller.user_id))).await?;

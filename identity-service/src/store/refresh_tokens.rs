@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::sessions::end_session;
-use super::users::{credentials_for_session, user_by_id};
+use super::users::{UserRow, credentials_for_session};
 use crate::domain::{Act, AuditAction, Error, Result, SessionLifetimes, User};
 
 /// A refresh token that is exchanged for the next one.
@@ -49,29 +49,43 @@ pub enum Rotated {
 /// committed.
 ///
 /// # Errors
-/// If the database fails. [`Error::CommitUnknown`] if it is lost as it commits and what became of that is not found: whoever
-/// repeats the exchange then may end the session.
+/// If the database fails. [`Error::CommitUnknown`] if it is lost as it commits and what became of that cannot be found out:
+/// whoever repeats the exchange then may end the session.
 pub async fn rotate_refresh_token(pool: &PgPool, rotation: Rotation) -> Result<Rotated> {
     match rotate(pool, rotation).await {
         // The next token was made for this exchange, so a row that has it was written just now.
-        Err(Error::CommitUnknown) => exchanged(pool, rotation.next).await?.ok_or(Error::CommitUnknown),
+        Err(Error::CommitUnknown) => {
+            exchanged(pool, rotation.next).await.ok().flatten().ok_or(Error::CommitUnknown)
+        }
         rotated => rotated,
     }
 }
 
-/// The exchange that gave this token, if there was one.
+/// The exchange that gave this token, if there was one and its session goes on. The user is of the same moment: whoever ends
+/// the session or deactivates the user after it ends the tokens that are given for this.
 async fn exchanged(pool: &PgPool, next: [u8; 32]) -> Result<Option<Rotated>> {
     let given = sqlx::query!(
-        "SELECT s.user_id, t.session_id, t.expire_time
-           FROM refresh_tokens t JOIN sessions s ON s.id = t.session_id WHERE t.token_hash = $1",
+        "SELECT u.id, u.email, u.display_name, u.role, u.active, u.session_version, u.revision, u.create_time,
+                t.session_id, t.expire_time
+           FROM refresh_tokens t JOIN sessions s ON s.id = t.session_id JOIN users u ON u.id = s.user_id
+          WHERE t.token_hash = $1 AND s.revoke_time IS NULL AND u.active",
         &next
     )
     .fetch_optional(pool)
     .await?;
     let Some(given) = given else { return Ok(None) };
-    let user = user_by_id(pool, given.user_id).await?;
-    let next = |user| Rotated::Next { user, session_id: given.session_id, expire_time: given.expire_time };
-    Ok(user.map(next))
+    let user = UserRow {
+        id: given.id,
+        email: given.email,
+        display_name: given.display_name,
+        role: given.role,
+        active: given.active,
+        session_version: given.session_version,
+        revision: given.revision,
+        create_time: given.create_time,
+    };
+    let (session_id, expire_time) = (given.session_id, given.expire_time);
+    Ok(Some(Rotated::Next { user: user.try_into()?, session_id, expire_time }))
 }
 
 async fn rotate(pool: &PgPool, rotation: Rotation) -> Result<Rotated> {

@@ -57,8 +57,9 @@ async fn sweep_sessions(pool: &PgPool, before: OffsetDateTime) -> Result<u64> {
         let sessions = sqlx::query!(
             "DELETE FROM sessions WHERE id IN (
                  SELECT id FROM sessions s
-                  WHERE expire_time < $1 AND NOT EXISTS (SELECT FROM refresh_tokens t WHERE t.session_id = s.id)
-                  ORDER BY expire_time LIMIT $2 FOR UPDATE SKIP LOCKED)",
+                  WHERE id IN (SELECT id FROM sessions WHERE expire_time < $1 ORDER BY expire_time LIMIT $2)
+                    AND NOT EXISTS (SELECT FROM refresh_tokens t WHERE t.session_id = s.id)
+                  FOR UPDATE SKIP LOCKED)",
             before,
             BATCH
         )

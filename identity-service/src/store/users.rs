@@ -14,15 +14,15 @@ use crate::domain::{Act, AuditAction, Email, Error, NewUser, Result, User};
 const EMAIL_INDEX: &str = "users_email_key";
 
 /// A user as the columns have it.
-struct UserRow {
-    id: Uuid,
-    email: String,
-    display_name: String,
-    role: String,
-    active: bool,
-    session_version: i64,
-    revision: i64,
-    create_time: OffsetDateTime,
+pub(super) struct UserRow {
+    pub(super) id: Uuid,
+    pub(super) email: String,
+    pub(super) display_name: String,
+    pub(super) role: String,
+    pub(super) active: bool,
+    pub(super) session_version: i64,
+    pub(super) revision: i64,
+    pub(super) create_time: OffsetDateTime,
 }
 
 impl TryFrom<UserRow> for User {

@@ -171,7 +171,7 @@ pub struct ServerArgs {
     /// The largest request that is accepted in bytes, 1024 to 67108864
     #[arg(long, env = "ROWLOCK_MAX_MESSAGE_BYTES", value_name = "N", default_value = "1048576")]
     pub max_message_bytes: Checked<usize>,
-    /// The deadline of a call that brings none, 100ms to 1h
+    /// The deadline of a call that brings none, and of the message of any call, 100ms to 1h
     #[arg(long, env = "ROWLOCK_DEFAULT_DEADLINE", value_name = "DURATION", default_value = "30s")]
     pub default_deadline: Checked<Period>,
     /// The longest deadline of any call until its response begins, 100ms to 1d
@@ -241,7 +241,7 @@ pub struct ServerConfig {
     pub reflection: bool,
     /// The largest request in bytes. The services set it on their generated servers (`max_decoding_message_size`).
     pub max_message_bytes: usize,
-    /// The deadline of a call that brings none, until its response begins.
+    /// The deadline of a call that brings none, until its response begins; and of any call, until its message is there.
     pub default_deadline: Duration,
     /// The longest deadline of any call, until its response begins.
     pub max_deadline: Duration,

@@ -5,8 +5,8 @@ use sqlx::PgConnection;
 use super::super::StoreError;
 use crate::domain::effects::Ending;
 
-/// A time in UTC as it stands in `details`.
-const RFC3339: &str = r#"YYYY-MM-DD"T"HH24:MI:SS.US"Z""#;
+/// A time in UTC as it stands in `details`, but for the zeros in its end and the Z.
+const RFC3339: &str = r#"YYYY-MM-DD"T"HH24:MI:SS.US"#;
 
 /// Cancels every active registration and queue entry of the event and logs each, with what the log says of those that end one by one
 /// (`domain::change`). Returns the event's last version.
@@ -24,14 +24,14 @@ pub(super) async fn end_event(
             UPDATE registrations SET state = 'CANCELLED', cancel_time = $5, update_time = $5
              WHERE event_id = $1 AND state IN ('HELD', 'CONFIRMED', 'CHECKED_IN')
             RETURNING id, user_id, jsonb_strip_nulls(jsonb_build_object(
-                          'seats', seats, 'hold_expire_time', to_char(hold_expire_time AT TIME ZONE 'UTC', $7),
+                          'seats', seats, 'hold_expire_time', rtrim(rtrim(to_char(hold_expire_time AT TIME ZONE 'UTC', $7), '0'), '.') || 'Z',
                           'waitlist_entry_id', waitlist_entry_id, 'labels', NULLIF(labels, '{}'))) AS details
         ), entries_ended AS (
             UPDATE waitlist_entries SET state = 'CANCELLED', update_time = $5
              WHERE event_id = $1 AND state IN ('WAITING', 'OFFERED')
             RETURNING id, user_id, position, jsonb_strip_nulls(jsonb_build_object(
                           'seats', seats, 'position', position,
-                          'offer_expire_time', to_char(offer_expire_time AT TIME ZONE 'UTC', $7),
+                          'offer_expire_time', rtrim(rtrim(to_char(offer_expire_time AT TIME ZONE 'UTC', $7), '0'), '.') || 'Z',
                           'labels', NULLIF(labels, '{}'))) AS details
         ), ended AS (
             SELECT 1 AS kind, NULL::bigint AS position, 'REGISTRATION_CANCELLED' AS action, id, user_id, details
