@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Block, Params, Version};
+use service_core::secret::Secret;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
 use crate::domain::Password;
@@ -121,7 +122,7 @@ impl PasswordHasher {
     ///
     /// # Errors
     /// [`HashError`].
-    pub async fn hash(&self, password: Password) -> Result<String, HashError> {
+    pub async fn hash(&self, password: Password) -> Result<Secret, HashError> {
         self.hash_for(Whose::Known, password, None).await
     }
 
@@ -129,7 +130,7 @@ impl PasswordHasher {
     ///
     /// # Errors
     /// [`HashError`]; overloaded already if half of the places are taken by others who sign up.
-    pub async fn hash_newcomers(&self, password: Password) -> Result<String, HashError> {
+    pub async fn hash_newcomers(&self, password: Password) -> Result<Secret, HashError> {
         let place = place(&self.newcomers, Whose::Newcomer)?;
         self.hash_for(Whose::Newcomer, password, Some(place)).await
     }
@@ -140,11 +141,11 @@ impl PasswordHasher {
         whose: Whose,
         password: Password,
         place: Option<OwnedSemaphorePermit>,
-    ) -> Result<String, HashError> {
+    ) -> Result<Secret, HashError> {
         let (argon2, entropy) = (self.argon2.clone(), self.entropy.clone());
         let work = move |memory: &mut _| {
             let _place = place;
-            hash(&argon2, entropy.as_ref(), password.as_bytes(), memory)
+            hash(&argon2, entropy.as_ref(), password.as_bytes(), memory).map(Secret::new)
         };
         self.run("hash", whose, work).await
     }
@@ -309,9 +310,9 @@ mod tests {
     async fn a_password_verifies_against_its_own_hash_and_no_other() {
         let hasher = hasher(HashCost::LEAST, 2, 8);
         let stored = hasher.hash(password("vjq7 x2wz")).await.unwrap();
-        assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{stored}");
-        assert!(hasher.verify(password("vjq7 x2wz"), Some(&stored)).await.unwrap());
-        assert!(!hasher.verify(password("vjq7 x2w"), Some(&stored)).await.unwrap());
+        assert!(stored.expose().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", stored.expose());
+        assert!(hasher.verify(password("vjq7 x2wz"), Some(stored.expose())).await.unwrap());
+        assert!(!hasher.verify(password("vjq7 x2w"), Some(stored.expose())).await.unwrap());
         assert_ne!(hasher.hash(password("vjq7 x2wz")).await.unwrap(), stored, "each hash has its own salt");
     }
 

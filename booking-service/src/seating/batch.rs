@@ -70,18 +70,18 @@ pub(super) async fn attempt_remembered(
         Ok(Some(moment)) => recent.learn(&effects.events, &versions, *moment, sent, Instant::now()),
         Ok(None) | Err(_) => recent.doubt(&events, Instant::now()),
     }
-    match written {
-        Ok(None) => {
+    match written.transpose() {
+        None => {
             metrics::counter!("booking_batch_retries_total", "code" => "outdated").increment(1);
             Ok(None)
         }
         // It may be the memory that is at fault. If it is a command, those find out who read.
-        Err(setback @ Setback::Unforeseen(_)) if setback.is_answer() => {
+        Some(Err(setback @ Setback::Unforeseen(_))) if setback.is_answer() => {
             tracing::warn!(?setback, "the database refused what was decided by what is remembered");
             metrics::counter!("booking_batch_retries_total", "code" => "refused").increment(1);
             Ok(None)
         }
-        written => conclude(written, verdicts, &effects, mark),
+        Some(written) => conclude(written, verdicts, &effects, mark).map(Some),
     }
 }
 
@@ -118,13 +118,11 @@ pub(super) async fn attempt_unlocked(
     let mark = Mark::new(ids.new_id(), &effects);
     let sent = Instant::now();
     let step = write_if_unchanged(connection, &loaded.versions, &effects, &mark);
-    let written = committing(patience, step).await;
-    match &written {
-        Ok(Some(moment)) => recent.learn(&effects.events, &loaded.versions, *moment, sent, Instant::now()),
-        Ok(None) => return Ok(overtaken()),
-        Err(_) => {}
+    let Some(written) = committing(patience, step).await.transpose() else { return Ok(overtaken()) };
+    if let Ok(moment) = &written {
+        recent.learn(&effects.events, &loaded.versions, *moment, sent, Instant::now());
     }
-    conclude(written, verdicts, &effects, mark)
+    conclude(written, verdicts, &effects, mark).map(Some)
 }
 
 /// Somebody else was faster.
@@ -133,21 +131,20 @@ fn overtaken() -> Option<Attempt> {
     None
 }
 
-/// What became of a batch that one statement writes and commits, if it can.
+/// What became of a batch that one statement has written and committed, unless it failed.
 fn conclude(
-    written: Result<Option<Moment>, Setback>,
+    written: Result<Moment, Setback>,
     verdicts: Vec<Verdict>,
     effects: &Effects,
     mark: Mark,
-) -> Result<Option<Attempt>, Setback> {
+) -> Result<Attempt, Setback> {
     let verdicts = verdicts.into_iter().map(Some).collect();
     match written {
-        Ok(Some(_)) => Ok(Some(done(verdicts, effects))),
-        Ok(None) => Ok(None),
+        Ok(_) => Ok(done(verdicts, effects)),
         Err(setback) if setback.is_answer() => Err(setback),
         Err(setback) => {
             tracing::warn!(?setback, "no answer to a batch that was written");
-            Ok(Some(Attempt::Unknown { verdicts, mark, seats_sold: seats_sold(effects) }))
+            Ok(Attempt::Unknown { verdicts, mark, seats_sold: seats_sold(effects) })
         }
     }
 }

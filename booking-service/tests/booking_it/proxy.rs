@@ -100,10 +100,8 @@ impl Proxy {
 /// One replica, whose every connection to the database goes through a proxy.
 pub(crate) async fn behind_a_proxy(edit: impl Fn(&mut ServeConfig)) -> (System, Proxy) {
     let mut system = System::with_replicas(0).await;
-    let (before, server) = system.database.url.rsplit_once('@').unwrap();
-    let (server, name) = server.split_once('/').unwrap();
-    let proxy = Proxy::start(server.parse().unwrap()).await;
-    let url = format!("{before}@{}/{name}", proxy.address);
+    let proxy = Proxy::start(system.database.address()).await;
+    let url = system.database.url_through(proxy.address);
     let through = |config: &mut ServeConfig| {
         config.database = DatabaseConfig::from_url(&url).unwrap();
         edit(config);

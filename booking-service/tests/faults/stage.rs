@@ -86,9 +86,7 @@ impl Stage {
 
     /// Replicas that start from now on reach the database here.
     pub(crate) fn through(&mut self, address: SocketAddr) {
-        let (before, server) = self.database.url.rsplit_once('@').unwrap();
-        let (_, name) = server.split_once('/').unwrap();
-        self.database_url = format!("{before}@{address}/{name}");
+        self.database_url = self.database.url_through(address);
     }
 
     pub(crate) async fn add_replicas(&mut self, count: usize) {
@@ -118,9 +116,7 @@ impl Stage {
 
     /// What runs on another server from now on: what looks behind the service's back has to follow.
     pub(crate) async fn moved_to(&mut self, server: TestServer) {
-        let (before, there) = self.database.url.rsplit_once('@').unwrap();
-        let (_, name) = there.split_once('/').unwrap();
-        self.database.url = format!("{before}@127.0.0.1:{}/{name}", server.port());
+        self.database.url = self.database.url_through(SocketAddr::from(([127, 0, 0, 1], server.port())));
         self.server = server;
         self.pool = self.database.pool(4);
     }

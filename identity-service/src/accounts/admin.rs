@@ -48,7 +48,7 @@ pub async fn create_admin(
     let user = NewUser {
         id: sources.ids.new_id(),
         email: admin.email,
-        password_hash: hasher.hash(admin.password.into_inner()).await?.into(),
+        password_hash: hasher.hash(admin.password.into_inner()).await?,
         display_name: admin.display_name,
         role: Role::Admin,
         create_time: sources.clock.now(),
@@ -62,7 +62,7 @@ pub async fn create_admin(
     let vanished = || Error::internal("the user vanished");
     if reset {
         let account = FailureKey::account(&user.email);
-        let id = store::reset_to_admin(pool, account, &user.email, user.password_hash.expose(), act).await?;
+        let id = store::reset_to_admin(pool, account, &user.email, &user.password_hash, act).await?;
         return id.map(AdminCreated::Reset).ok_or_else(vanished);
     }
     let found = store::credentials_by_email(pool, &user.email).await?.ok_or_else(vanished)?.user;

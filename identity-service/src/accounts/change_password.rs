@@ -38,7 +38,7 @@ impl Accounts {
             let change = PasswordChange {
                 user_id: caller.user_id,
                 judged_hash: found.password_hash,
-                new_hash: self.hasher.hash(request.new.clone().into_inner()).await?.into(),
+                new_hash: self.hasher.hash(request.new.clone().into_inner()).await?,
                 keep: caller.session_id,
                 act: self.act(Some(caller.user_id)),
             };

@@ -73,14 +73,9 @@ impl Accounts {
             expire_time: self.sessions.expire_time(act.time, act.time),
             act,
         };
-        let begun = store::begin_session(
-            &self.pool,
-            keys.account,
-            keys.address,
-            judged.password_hash.expose(),
-            &session,
-        )
-        .await?;
+        let begun =
+            store::begin_session(&self.pool, keys.account, keys.address, &judged.password_hash, &session)
+                .await?;
         let Some(user) = begun else { return Ok(None) };
         let access = self
             .tokens
@@ -97,7 +92,7 @@ impl Accounts {
         }
         let renewed = async {
             let new = self.hasher.hash(password).await?;
-            store::replace_password_hash(&self.pool, found.user.id, found.password_hash.expose(), &new).await
+            store::replace_password_hash(&self.pool, found.user.id, &found.password_hash, &new).await
         };
         match renewed.await {
             Ok(()) => tracing::info!(user_id = %found.user.id, "password hash renewed at a higher cost"),

@@ -30,7 +30,7 @@ impl Accounts {
         let user = NewUser {
             id: self.sources.ids.new_id(),
             email: request.email,
-            password_hash: password_hash.into(),
+            password_hash,
             display_name: request.display_name,
             role: request.role,
             create_time: self.now(),

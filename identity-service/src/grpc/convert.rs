@@ -167,9 +167,9 @@ pub(super) fn new_service_account(request: &proto::CreateServiceAccountRequest) 
     Ok(name)
 }
 
-/// Reads which service account is meant.
-pub(super) fn service_account_id(value: &str) -> Result<Uuid> {
-    Ok(required_id("service_account_id", value)?)
+/// Reads the only field of a request that has one id.
+pub(super) fn id(field: &str, value: &str) -> Result<Uuid> {
+    Ok(required_id(field, value)?)
 }
 
 /// Reads whose secret is rotated, and for how long the old one goes on working.

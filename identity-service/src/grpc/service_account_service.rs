@@ -66,7 +66,7 @@ impl ServiceAccountService for ServiceAccountRpcs {
         request: Request<DeleteServiceAccountRequest>,
     ) -> Result<Response<DeleteServiceAccountResponse>, Status> {
         let caller = principal(&request).map_err(no_principal)?;
-        let id = convert::service_account_id(&request.get_ref().service_account_id)?;
+        let id = convert::id("service_account_id", &request.get_ref().service_account_id)?;
         self.accounts.delete_service_account(caller, id).await?;
         Ok(Response::new(DeleteServiceAccountResponse {}))
     }

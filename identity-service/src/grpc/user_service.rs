@@ -14,7 +14,7 @@ use rowlock_proto::identity::v1::{
 };
 use service_core::auth::principal;
 use service_core::page::PageBinding;
-use service_core::validation::{Violations, required_id};
+use service_core::validation::Violations;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -90,16 +90,13 @@ impl UserService for UserRpcs {
         request: Request<RevokeMySessionRequest>,
     ) -> Result<Response<RevokeMySessionResponse>, Status> {
         let caller = principal(&request).map_err(no_principal)?;
-        let session_id = required_id("session_id", &request.get_ref().session_id).map_err(Error::from)?;
+        let session_id = convert::id("session_id", &request.get_ref().session_id)?;
         self.accounts.revoke_my_session(caller, session_id).await?;
         Ok(Response::new(RevokeMySessionResponse {}))
     }
 
     async fn get_user(&self, request: Request<GetUserRequest>) -> Result<Response<GetUserResponse>, Status> {
-        let user = self
-            .accounts
-            .user(required_id("user_id", &request.get_ref().user_id).map_err(Error::from)?)
-            .await?;
+        let user = self.accounts.user(convert::id("user_id", &request.get_ref().user_id)?).await?;
         Ok(Response::new(GetUserResponse { user: Some(convert::user(&user)) }))
     }
 
@@ -150,7 +147,7 @@ impl UserService for UserRpcs {
         request: Request<RevokeUserSessionsRequest>,
     ) -> Result<Response<RevokeUserSessionsResponse>, Status> {
         let caller = principal(&request).map_err(no_principal)?;
-        let user_id = required_id("user_id", &request.get_ref().user_id).map_err(Error::from)?;
+        let user_id = convert::id("user_id", &request.get_ref().user_id)?;
         let ended = self.accounts.revoke_user_sessions(caller, user_id).await?;
         Ok(Response::new(RevokeUserSessionsResponse { revoked_sessions: convert::count(ended) }))
     }

@@ -4,6 +4,7 @@
 //! are locked only by who holds the lock of the user.
 
 use service_core::database::run_tx;
+use service_core::secret::Secret;
 use sqlx::{PgConnection, PgExecutor, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -42,11 +43,11 @@ pub async fn begin_session(
     pool: &PgPool,
     account: FailureKey,
     address: Option<FailureKey>,
-    judged_hash: &str,
+    judged_hash: &Secret,
     session: &NewSession,
 ) -> Result<Option<User>> {
     run_tx(pool, "session.begin", |tx| {
-        let (session, judged_hash) = (session.clone(), judged_hash.to_owned());
+        let (session, judged_hash) = (session.clone(), judged_hash.clone());
         Box::pin(async move {
             let failures = existing_failures_for_update(tx, account).await?;
             failures.unwrap_or_default().must_not_block(session.act.time)?;
@@ -56,8 +57,7 @@ pub async fn begin_session(
                 failures.unwrap_or_default().must_not_block(session.act.time)?;
             }
             let present = credentials_for_session(tx, session.user_id).await?;
-            let Some(present) = present.filter(|p| p.user.active && p.password_hash.expose() == judged_hash)
-            else {
+            let Some(present) = present.filter(|p| p.user.active && p.password_hash == judged_hash) else {
                 return Ok(None);
             };
             if failures.is_some() {

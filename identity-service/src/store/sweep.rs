@@ -40,9 +40,8 @@ pub async fn sweep(
 /// The tokens of a session before the session: one that lived for long has tens of thousands, and a statement that took a
 /// thousand such sessions with all that they have would never come to its end.
 async fn sweep_sessions(pool: &PgPool, before: OffsetDateTime) -> Result<u64> {
-    let mut swept = 0;
-    loop {
-        let tokens = sqlx::query!(
+    let tokens = || async {
+        let removed = sqlx::query!(
             "DELETE FROM refresh_tokens WHERE token_hash IN (
                  SELECT t.token_hash
                    FROM (SELECT id FROM sessions WHERE expire_time < $1 ORDER BY expire_time LIMIT $2) AS s
@@ -50,11 +49,12 @@ async fn sweep_sessions(pool: &PgPool, before: OffsetDateTime) -> Result<u64> {
                   LIMIT $2 FOR UPDATE OF t SKIP LOCKED)",
             before,
             BATCH
-        )
-        .execute(pool)
-        .await?
-        .rows_affected();
-        let sessions = sqlx::query!(
+        );
+        Ok(removed.execute(pool).await?.rows_affected())
+    };
+    in_batches(|| async {
+        in_batches(tokens).await?;
+        let removed = sqlx::query!(
             "DELETE FROM sessions WHERE id IN (
                  SELECT id FROM sessions s
                   WHERE id IN (SELECT id FROM sessions WHERE expire_time < $1 ORDER BY expire_time LIMIT $2)
@@ -62,53 +62,47 @@ async fn sweep_sessions(pool: &PgPool, before: OffsetDateTime) -> Result<u64> {
                   FOR UPDATE SKIP LOCKED)",
             before,
             BATCH
-        )
-        .execute(pool)
-        .await?
-        .rows_affected();
-        swept += sessions;
-        if tokens == 0 && sessions == 0 {
-            return Ok(swept);
-        }
-    }
+        );
+        Ok(removed.execute(pool).await?.rows_affected())
+    })
+    .await
 }
 
 async fn sweep_failures(pool: &PgPool, before: OffsetDateTime) -> Result<u64> {
-    let mut swept = 0;
-    loop {
+    in_batches(|| async {
         let removed = sqlx::query!(
             "DELETE FROM sign_in_failures WHERE (scope, key_hash) IN (
                  SELECT scope, key_hash FROM sign_in_failures WHERE last_failure_time < $1
                  ORDER BY last_failure_time LIMIT $2 FOR UPDATE SKIP LOCKED)",
             before,
             BATCH
-        )
-        .execute(pool)
-        .await?
-        .rows_affected();
-        swept += removed;
-        if removed == 0 {
-            return Ok(swept);
-        }
-    }
+        );
+        Ok(removed.execute(pool).await?.rows_affected())
+    })
+    .await
 }
 
 async fn sweep_revocations(pool: &PgPool, before: OffsetDateTime) -> Result<u64> {
-    let mut swept = 0;
-    loop {
+    in_batches(|| async {
         let removed = sqlx::query!(
             "DELETE FROM revocations WHERE id IN (
                  SELECT id FROM revocations WHERE expire_time < $1 ORDER BY expire_time LIMIT $2
                  FOR UPDATE SKIP LOCKED)",
             before,
             BATCH
-        )
-        .execute(pool)
-        .await?
-        .rows_affected();
-        swept += removed;
-        if removed == 0 {
-            return Ok(swept);
+        );
+        Ok(removed.execute(pool).await?.rows_affected())
+    })
+    .await
+}
+
+/// Removes until nothing is left to remove: how much it was.
+async fn in_batches<Removed: Future<Output = Result<u64>>>(remove: impl Fn() -> Removed) -> Result<u64> {
+    let mut swept = 0;
+    loop {
+        match remove().await? {
+            0 => return Ok(swept),
+            removed => swept += removed,
         }
     }
 }

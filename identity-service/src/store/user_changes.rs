@@ -156,10 +156,15 @@ pub async fn change_password(
 ///
 /// # Errors
 /// If the database fails.
-pub async fn replace_password_hash(pool: &PgPool, id: Uuid, old: &str, new: &str) -> Result<()> {
-    sqlx::query!("UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2", id, old, new)
-        .execute(pool)
-        .await?;
+pub async fn replace_password_hash(pool: &PgPool, id: Uuid, old: &Secret, new: &Secret) -> Result<()> {
+    sqlx::query!(
+        "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2",
+        id,
+        old.expose(),
+        new.expose()
+    )
+    .execute(pool)
+    .await?;
     Ok(())
 }
 
@@ -172,11 +177,11 @@ pub async fn reset_to_admin(
     pool: &PgPool,
     account: FailureKey,
     email: &Email,
-    password_hash: &str,
+    password_hash: &Secret,
     act: Act,
 ) -> Result<Option<Uuid>> {
     run_tx(pool, "user.reset_to_admin", |tx| {
-        let (email, password_hash) = (email.clone(), password_hash.to_owned());
+        let (email, password_hash) = (email.clone(), password_hash.clone());
         Box::pin(async move {
             // Failures before the user, in the order in which a sign-in locks them.
             clear_failures(tx, account).await?;
@@ -187,7 +192,7 @@ pub async fn reset_to_admin(
                  WHERE lower(email) = lower($1)
                  RETURNING id, session_version",
                 email.as_str(),
-                password_hash,
+                password_hash.expose(),
                 act.time
             )
             .fetch_optional(&mut *tx)

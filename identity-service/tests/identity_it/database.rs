@@ -7,7 +7,7 @@ use std::time::Duration;
 use identity_service::MIGRATOR;
 use rowlock_proto::identity::v1::RefreshTokensRequest;
 use service_core::config::DatabaseConfig;
-use service_core::test_support::TestCluster;
+use service_core::test_support::{TestCluster, TestDatabase};
 use sqlx::migrate::Migrator;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -149,7 +149,7 @@ async fn sessions_with_any_number_of_tokens_are_swept_and_what_cannot_be_swept_k
 #[tokio::test]
 async fn tokens_whose_exchange_was_committed_are_given_though_the_database_did_not_say_so() {
     let database = TestCluster::database("identity", &MIGRATOR).await;
-    let (url, breaks) = broken_after_commit(&database.url).await;
+    let (url, breaks) = broken_after_commit(&database).await;
     let server =
         TestServer::on(database, |config| config.database = DatabaseConfig::from_url(url).unwrap()).await;
     server.ready().await;
@@ -164,16 +164,14 @@ async fn tokens_whose_exchange_was_committed_are_given_though_the_database_did_n
 }
 
 /// A way to the database that breaks once after a COMMIT, before its answer is told, when it is told to.
-async fn broken_after_commit(url: &str) -> (String, Arc<AtomicBool>) {
-    let (before, database) = url.rsplit_once('/').unwrap();
-    let (credentials, server) = before.rsplit_once('@').unwrap();
+async fn broken_after_commit(database: &TestDatabase) -> (String, Arc<AtomicBool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let through = format!("{credentials}@{}/{database}", listener.local_addr().unwrap());
-    let (server, breaks) = (server.to_owned(), Arc::new(AtomicBool::new(false)));
+    let through = database.url_through(listener.local_addr().unwrap());
+    let (server, breaks) = (database.address(), Arc::new(AtomicBool::new(false)));
     let told = breaks.clone();
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
-            let (server, told) = (server.clone(), told.clone());
+            let told = told.clone();
             tokio::spawn(async move {
                 let mut server = TcpStream::connect(server).await.unwrap();
                 let (mut request, mut answer) = ([0; 8_192], [0; 8_192]);

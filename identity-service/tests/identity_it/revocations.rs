@@ -16,6 +16,7 @@ use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
 use crate::server::{PASSWORD, PATIENCE, TestServer, refusal, with_token};
+use crate::sign_in::waiting;
 
 /// Longer than the promised second between heartbeats, on a busy machine.
 const SOON: Duration = Duration::from_secs(5);
@@ -135,18 +136,14 @@ async fn revocations_are_heard_of_while_calls_have_all_sessions_of_the_pool() {
     sqlx::query("LOCK TABLE users").execute(&mut *held).await.unwrap();
     let (ada, token) = (Uuid::from_u128(1), server.token(Uuid::from_u128(1), Role::Attendee));
     let channel = server.channel.clone();
-    let waiting = tokio::spawn(async move { me(&channel, &token).await });
-    let waits = "SELECT count(*) FROM pg_stat_activity
-                  WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    while sqlx::query_scalar::<_, i64>(waits).fetch_one(&pool).await.unwrap() == 0 {
-        sleep(Duration::from_millis(5)).await;
-    }
+    let call = tokio::spawn(async move { me(&channel, &token).await });
+    waiting(&pool, "").await;
     let began = Instant::now();
     revoke(&mut pool.acquire().await.unwrap(), &server, ada, 7).await;
     assert_eq!(watch.revoked().await, user(ada, 7));
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     held.rollback().await.unwrap();
-    waiting.await.unwrap().unwrap_err();
+    call.await.unwrap().unwrap_err();
 }
 
 #[tokio::test]

@@ -45,15 +45,15 @@ impl Middleware for DeadlineLayer {
         let late = |message| {
             refuse(Failure::new(Code::DeadlineExceeded, self.domain, reason::DEADLINE_EXCEEDED, message))
         };
-        let is_patient = allowed > self.default;
-        let arrived = CancellationToken::new();
-        if is_patient {
+        // Whoever is no more patient than that is told by its own deadline.
+        let arrived = (allowed > self.default).then(CancellationToken::new);
+        if let Some(arrived) = &arrived {
             // Whoever reads the message lets go of the body then.
             let reading = arrived.clone().drop_guard();
             request = request.map(|body| held_until_end(body, reading));
         }
         let mut answering = std::pin::pin!(next.run(request));
-        if is_patient {
+        if let Some(arrived) = arrived {
             match timeout_at(began + self.default, &mut answering).await {
                 Ok(response) => return response,
                 Err(_) if !arrived.is_cancelled() => {

@@ -1,5 +1,7 @@
 //! One database for each test, copied from a template that is migrated once.
 
+use std::net::SocketAddr;
+
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
@@ -34,6 +36,31 @@ impl TestDatabase {
     #[must_use]
     pub fn config(&self) -> DatabaseConfig {
         DatabaseConfig::from_url(&self.url).expect("the URL of a test database is well-formed")
+    }
+
+    /// Where its server listens.
+    ///
+    /// # Panics
+    /// If its URL has no address.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        let (_, server, _) = self.url_parts();
+        server.parse().expect("the server of a test database has an address")
+    }
+
+    /// Its URL by way of another address.
+    #[must_use]
+    pub fn url_through(&self, address: SocketAddr) -> String {
+        let (credentials, _, name) = self.url_parts();
+        format!("{credentials}@{address}/{name}")
+    }
+
+    /// What stands before the address, the address, and the name.
+    fn url_parts(&self) -> (&str, &str, &str) {
+        let (credentials, server) =
+            self.url.rsplit_once('@').expect("the URL of a test database has credentials");
+        let (server, name) = server.split_once('/').expect("the URL of a test database has its name");
+        (credentials, server, name)
     }
 
     /// One more database with the same content, while nobody is connected to this one.

@@ -284,15 +284,12 @@ async fn a_pool_starts_while_the_database_is_down() {
 /// that drops packets without a word.
 async fn proxy(database: &TestDatabase) -> (String, watch::Sender<()>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (before, path) = database.url.rsplit_once('/').unwrap();
-    let (credentials, address) = before.rsplit_once('@').unwrap();
-    let url = format!("{credentials}@127.0.0.1:{port}/{path}");
-    let (silence, address) = (watch::Sender::new(()), address.to_owned());
+    let url = database.url_through(listener.local_addr().unwrap());
+    let (silence, address) = (watch::Sender::new(()), database.address());
     let told = silence.clone();
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
-            let (address, mut told) = (address.clone(), told.subscribe());
+            let mut told = told.subscribe();
             tokio::spawn(async move {
                 let mut server = TcpStream::connect(address).await.unwrap();
                 tokio::select! {
