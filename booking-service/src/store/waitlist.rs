@@ -17,9 +17,14 @@ pub async fn events_of(
     connection: &mut PgConnection,
     ids: Vec<Uuid>,
 ) -> Result<HashMap<Uuid, Uuid>, StoreError> {
-    let rows = sqlx::query!("SELECT id, event_id FROM waitlist_entries WHERE id = ANY($1)", &ids)
-        .fetch_all(connection)
-        .await?;
+    // One by one, as those of registrations.
+    let rows = sqlx::query!(
+        r#"SELECT x.id AS "id!", x.event_id AS "event_id!" FROM unnest($1::uuid[]) AS k (id)
+            CROSS JOIN LATERAL (SELECT id, event_id FROM waitlist_entries y WHERE y.id = k.id LIMIT 1) x"#,
+        &ids,
+    )
+    .fetch_all(connection)
+    .await?;
     Ok(rows.into_iter().map(|row| (row.id, row.event_id)).collect())
 }
 

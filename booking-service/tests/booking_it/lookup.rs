@@ -1,14 +1,17 @@
 //! Looking up by id what many ask for at once, on real connections.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use booking_service::MIGRATOR;
 use booking_service::store::lookup::Lookup;
+use booking_service::store::{reading_options, registrations, waitlist};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
+use service_core::database::connect_options;
 use service_core::test_support::{TestCluster, TestDatabase};
-use sqlx::PgPool;
+use sqlx::{ConnectOptions, PgPool};
 use sqlx::postgres::PgPoolOptions;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -138,4 +141,39 @@ async fn the_last_connection_of_a_pool_is_not_kept() {
     }
     let times = given_back.load(Ordering::SeqCst);
     assert!(times >= 199, "{times} times");
+}
+
+/// The planner knows nothing of a new or restored database, and much depends on what it supposes then.
+#[tokio::test]
+async fn many_are_looked_up_by_index_before_the_database_has_any_statistics() {
+    let database = TestCluster::database("booking", &MIGRATOR).await;
+    let session = connect_options(&database.config(), "rowlock-test").options(reading_options());
+    let mut tx = session.connect().await.unwrap();
+    // What is written within a transaction is in no statistics.
+    sqlx::raw_sql("BEGIN").execute(&mut tx).await.unwrap();
+    for insert in [
+        "INSERT INTO registrations (event_id, id, user_id, seats, state, create_time, update_time)
+         SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, 'CONFIRMED', now(), now()
+           FROM generate_series(1, 20000) RETURNING id, event_id",
+        "INSERT INTO waitlist_entries (event_id, position, id, user_id, seats, state, create_time, update_time)
+         SELECT gen_random_uuid(), 1, gen_random_uuid(), gen_random_uuid(), 1, 'WAITING', now(), now()
+           FROM generate_series(1, 20000) RETURNING id, event_id",
+    ] {
+        let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(insert).fetch_all(&mut tx).await.unwrap();
+        let wanted: HashMap<Uuid, Uuid> = rows.into_iter().step_by(200).collect();
+        let ids = wanted.keys().copied().collect();
+        let found = if insert.contains("registrations") {
+            registrations::events_of(&mut tx, ids).await.unwrap()
+        } else {
+            waitlist::events_of(&mut tx, ids).await.unwrap()
+        };
+        assert_eq!(found, wanted);
+    }
+    let scans: i64 = sqlx::query_scalar(
+        "SELECT sum(seq_scan)::bigint FROM pg_stat_xact_user_tables WHERE relname IN ('registrations', 'waitlist_entries')",
+    )
+    .fetch_one(&mut tx)
+    .await
+    .unwrap();
+    assert_eq!(scans, 0, "a table was read from end to end");
 }
