@@ -58,7 +58,7 @@ impl Feed {
 
     /// Everything that happens to the event from now on.
     pub fn watch(&self, event_id: uuid::Uuid) -> Watched {
-        let watched = Watchers::watch(&self.watchers, event_id);
+        let watched = Watchers::watch(&self.watchers, event_id, self.horizon.subscribe());
         self.awake.notify_one();
         watched
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::tailer::Horizon;
 use crate::store::changes::Seats;
 
 /// The least time between two messages to one watcher.
@@ -46,6 +47,9 @@ pub(super) struct Watchers {
 pub struct Watched {
     /// The newest state.
     pub seen: watch::Receiver<Seen>,
+    horizon: watch::Receiver<Horizon>,
+    /// How often the log had lost its end when that was last asked.
+    losses: u32,
     event_id: Uuid,
     watchers: Arc<Watchers>,
 }
@@ -54,6 +58,13 @@ impl Watched {
     /// The event.
     pub fn event_id(&self) -> Uuid {
         self.event_id
+    }
+
+    /// Whether the log was found to have lost its end since the watch began, or since this was last asked: versions that are
+    /// lost come again, with another content.
+    pub fn log_lost_its_end(&mut self) -> bool {
+        let losses = self.horizon.borrow().losses;
+        std::mem::replace(&mut self.losses, losses) != losses
     }
 
     /// How long to wait after one message before the next, by how many watch on this replica.
@@ -97,12 +108,13 @@ impl Watchers {
         events
     }
 
-    pub(super) fn watch(this: &Arc<Self>, event_id: Uuid) -> Watched {
+    pub(super) fn watch(this: &Arc<Self>, event_id: Uuid, horizon: watch::Receiver<Horizon>) -> Watched {
         let seen =
             this.lock().entry(event_id).or_insert_with(|| watch::Sender::new(Seen::Nothing)).subscribe();
         this.count.fetch_add(1, Ordering::Relaxed);
         metrics::gauge!("booking_watchers").increment(1.0);
-        Watched { seen, event_id, watchers: Arc::clone(this) }
+        let losses = horizon.borrow().losses;
+        Watched { seen, horizon, losses, event_id, watchers: Arc::clone(this) }
     }
 
     /// Tells how these events are now; those that `now` does not have are gone.
@@ -125,9 +137,8 @@ mod tests {
     fn watches_that_are_over_leave_nothing_behind() {
         let watchers = Arc::new(Watchers::default());
         let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let first = Watchers::watch(&watchers, one);
-        let second = Watchers::watch(&watchers, one);
-        let third = Watchers::watch(&watchers, other);
+        let watch = |event| Watchers::watch(&watchers, event, watch::Sender::default().subscribe());
+        let (first, second, third) = (watch(one), watch(one), watch(other));
         assert_eq!(watchers.events().len(), 2);
         drop(first);
         drop(third);
@@ -149,10 +160,11 @@ mod tests {
     fn what_is_as_it_was_wakes_nobody() {
         let watchers = Arc::new(Watchers::default());
         let id = Uuid::from_u128(1);
-        let watched = Watchers::watch(&watchers, id);
+        let watch = || Watchers::watch(&watchers, id, watch::Sender::default().subscribe());
+        let watched = watch();
         watchers.tell(&[id], &[]);
         assert_eq!(*watched.seen.borrow(), Seen::Gone);
-        let mut later = Watchers::watch(&watchers, id);
+        let mut later = watch();
         watchers.tell(&[id], &[]);
         assert_eq!(later.seen.has_changed().ok(), Some(false));
         assert_eq!(*later.seen.borrow_and_update(), Seen::Gone);

@@ -170,6 +170,9 @@ impl Reader {
                 }
                 Log::OfEvent(event) => {
                     event.seen.mark_unchanged();
+                    if event.log_lost_its_end() {
+                        return Err(CallError::ResumeTokenExpired);
+                    }
                     let event_id = event.event_id();
                     self.read_event(event_id).await?
                 }

@@ -64,6 +64,9 @@ impl Watch {
             // The sender lives as long as this watch.
             self.watched.seen.changed().await.map_err(|_| CallError::Ended(StreamEnded::Draining))?;
             let seen = *self.watched.seen.borrow_and_update();
+            if self.watched.log_lost_its_end() {
+                self.said = 0;
+            }
             match seen {
                 Seen::Present(seats) if seats.version > self.said => return Ok(seats),
                 Seen::Present(_) | Seen::Nothing => {}

@@ -11,8 +11,8 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use service_core::database::connect_options;
 use service_core::test_support::{TestCluster, TestDatabase};
-use sqlx::{ConnectOptions, PgPool};
 use sqlx::postgres::PgPoolOptions;
+use sqlx::{ConnectOptions, PgPool};
 use tokio::sync::Notify;
 use uuid::Uuid;
 

@@ -132,12 +132,12 @@ async fn a_watch_does_not_wait_for_other_peoples_transactions() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_listens_after_the_log_has_lost_its_end_hears_of_all_that_is_new() {
+async fn whoever_listens_when_the_log_loses_its_end_hears_of_what_comes_instead_or_has_to_begin_anew() {
     let system = System::start().await;
     let event = system.event(10).await;
     let service = system.service();
-    let follow = pb::StreamChangesRequest { follow: true, ..Default::default() };
-    let follow = async || service.changes().stream_changes(follow.clone()).await.unwrap().into_inner();
+    let follow_request = || pb::StreamChangesRequest { follow: true, ..Default::default() };
+    let follow = async || service.changes().stream_changes(follow_request()).await.unwrap().into_inner();
     let read_on = async |changes: &mut Streaming<pb::StreamChangesResponse>, version| loop {
         let told = next(changes).await.unwrap().unwrap();
         if told.change.unwrap().version == version {
@@ -149,20 +149,37 @@ async fn who_listens_after_the_log_has_lost_its_end_hears_of_all_that_is_new() {
         system.attendee().seat(&event).await;
     }
     let resume_token = read_on(&mut before, 5).await;
+    let of_event = pb::StreamChangesRequest { event_id: event.event_id.clone(), ..follow_request() };
+    let mut of_event = service.changes().stream_changes(of_event).await.unwrap().into_inner();
+    read_on(&mut of_event, 5).await;
+    let mut watch = system.attendee().watch(&event).await.unwrap();
+    read_to(&mut watch, 5).await;
     // As a standby does that takes over and has never heard of what came last.
-    sqlx::query("SELECT setval('change_batches', 1)").execute(&system.pool).await.unwrap();
+    sqlx::raw_sql(
+        "SELECT setval('change_batches', 1);
+         UPDATE events SET version = 3, seats_remaining = 9;
+         DELETE FROM registrations WHERE id IN (SELECT entity_id FROM changes WHERE version > 3);
+         DELETE FROM changes WHERE version > 3",
+    )
+    .execute(&system.pool)
+    .await
+    .unwrap();
+    let told = read_to(&mut watch, 3).await;
+    assert_eq!(told.last().map(|seats| seats.seats_remaining), Some(9));
+    assert_refused(&next(&mut of_event).await.unwrap_err(), "RESUME_TOKEN_EXPIRED");
     let mut after = system.attendee().watch(&event).await.unwrap();
-    read_to(&mut after, 5).await;
+    read_to(&mut after, 3).await;
     system.attendee().seat(&event).await;
-    read_to(&mut after, 6).await;
+    read_to(&mut after, 4).await;
+    read_to(&mut watch, 4).await;
     assert_refused(&next(&mut before).await.unwrap_err(), "RESUME_TOKEN_EXPIRED");
     let resumed = pb::StreamChangesRequest { resume_token, ..Default::default() };
     let resumed = service.changes().stream_changes(resumed).await.map(|_| ());
     assert_refused(&resumed.unwrap_err(), "RESUME_TOKEN_EXPIRED");
     let mut changes = follow().await;
-    read_on(&mut changes, 6).await;
+    read_on(&mut changes, 4).await;
     system.attendee().seat(&event).await;
-    read_on(&mut changes, 7).await;
+    read_on(&mut changes, 5).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
