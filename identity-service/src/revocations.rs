@@ -11,7 +11,7 @@ use service_core::token::{KnownRevocation, KnownRevocations, RevocationTarget};
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::RevokedTokens;
@@ -21,6 +21,8 @@ use crate::store::{self, Look, StoredRevocation};
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long to wait after a look that failed.
 const PAUSE: Duration = Duration::from_millis(500);
+/// For how long looks may fail before the readiness tells. Streams are silent then, and verifiers ask another replica.
+const STALE: Duration = Duration::from_secs(3);
 
 /// What this replica knows, and who listens.
 #[derive(Debug)]
@@ -71,7 +73,7 @@ impl RevocationFeed {
     }
 
     /// Looks at the table again and again, until `stop`. Ready after the first look: before it, tokens that were
-    /// revoked would pass.
+    /// revoked would pass. Degraded while looks fail.
     pub async fn run(
         &self,
         pool: &PgPool,
@@ -82,7 +84,11 @@ impl RevocationFeed {
         check.set_unready("revocations have not been read yet");
         let looking = async {
             let mut since = 0;
+            let mut looked: Option<Instant> = None;
+            let mut failing = false;
             loop {
+                let age = looked.map_or(Duration::ZERO, |looked| looked.elapsed());
+                metrics::gauge!("revocations_age_seconds").set(age.as_secs_f64());
                 match store::look(pool, since, clock.now()).await {
                     // Transaction ids only rise: this is another cluster, such as a standby that lacks the end.
                     Ok(look) if look.all_ended_below < since => since = 0,
@@ -90,10 +96,18 @@ impl RevocationFeed {
                         since = look.all_ended_below;
                         self.learn(look, clock.now());
                         check.set_ready();
+                        (looked, failing) = (Some(Instant::now()), false);
                         sleep(LOOK_EVERY).await;
                     }
                     Err(error) => {
-                        tracing::debug!(%error, "revocations cannot be read now");
+                        if !std::mem::replace(&mut failing, true) {
+                            tracing::warn!(%error, "revocations cannot be read; it is tried again");
+                        }
+                        if looked.is_some() && age > STALE {
+                            check.set_degraded(
+                                "revocations cannot be read: a revoked access token may pass here",
+                            );
+                        }
                         // Whatever is there next time may be another server.
                         since = 0;
                         sleep(PAUSE).await;

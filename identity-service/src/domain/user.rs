@@ -54,13 +54,26 @@ pub struct NewUser {
     pub create_time: OffsetDateTime,
 }
 
-/// Reads a display name: 1 to 100 characters, one line.
+/// Reads a display name: 1 to 100 characters, one line that is read from one side to the other, with something to see. Others
+/// read it, in lists of guests and on terminals.
 pub fn display_name(violations: &mut Violations, field: &str, value: &str) -> String {
     let name = violations.text(field, value, 1, 100);
-    if name.contains(['\n', '\t']) {
-        violations.add(field, "must be one line without tabs");
+    if name.contains(leaves_its_place) {
+        violations.add(field, "must be one line without tabs, and must not turn the direction of the text");
+    } else if !name.trim().is_empty() && name.chars().all(|c| c.is_whitespace() || has_no_width(c)) {
+        violations.add(field, "must have something to see");
     }
     name
+}
+
+/// Ends a line, moves within it, or has what follows read from the other side (UAX #9: embeddings, overrides, isolates).
+fn leaves_its_place(c: char) -> bool {
+    matches!(c, '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Soft hyphen, joiners, marks of direction, invisible operators, byte order mark.
+fn has_no_width(c: char) -> bool {
+    matches!(c, '\u{AD}' | '\u{200B}'..='\u{200F}' | '\u{2060}'..='\u{2064}' | '\u{FEFF}')
 }
 
 /// The role of somebody who signs up: none asked for is an attendee, and nobody signs up as an admin or a
@@ -96,19 +109,30 @@ mod tests {
     }
 
     #[test]
-    fn a_display_name_is_one_line_of_1_to_100_characters() {
+    fn a_display_name_is_one_line_of_1_to_100_characters_with_something_to_see() {
         let valid = |value: &str| {
             let mut violations = Violations::default();
             display_name(&mut violations, "display_name", value);
             violations.is_empty()
         };
-        assert!(valid("Ada") && valid(&"ü".repeat(100)));
-        assert!(
-            !valid("")
-                && !valid("  ")
-                && !valid(&"ü".repeat(101))
-                && !valid("Ada\nLovelace")
-                && !valid("A\0")
-        );
+        // Joiners are part of some scripts and of emoji.
+        for name in ["Ada", &"ü".repeat(100), "می\u{200C}خواهم", "👩\u{200D}🚀"] {
+            assert!(valid(name), "{name:?}");
+        }
+        let long = "ü".repeat(101);
+        for name in [
+            "",
+            "  ",
+            &long,
+            "Ada\nLovelace",
+            "Ada\rroot",
+            "A\0",
+            "A\tB",
+            "A\u{2028}B",
+            "A\u{202E}B",
+            "\u{200B} \u{FEFF}",
+        ] {
+            assert!(!valid(name), "{name:?}");
+        }
     }
 }

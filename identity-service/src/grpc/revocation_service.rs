@@ -15,7 +15,7 @@ use service_core::clock::Clock;
 use service_core::stream_end::StreamEnd;
 use service_core::validation::timestamp;
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -75,7 +75,9 @@ impl RevocationService for RevocationRpcs {
 async fn tell(feed: &RevocationFeed, messages: &mpsc::Sender<Message>) -> Option<Infallible> {
     let say = async |update| messages.send(Ok(WatchRevocationsResponse { update: Some(update) })).await.ok();
     let mut complete_to = feed.complete_to();
-    let as_of = (*complete_to.wait_for(Option::is_some).await.ok()?)?;
+    // Not what was known before: a replica that cannot look any more must not vouch for it to everybody who asks.
+    looked(&mut complete_to, messages).await?;
+    let as_of = (*complete_to.borrow_and_update())?;
     let (revocations, mut told) = feed.after(0);
     for part in snapshot(&revocations, as_of) {
         say(Update::Snapshot(part)).await?;
@@ -83,10 +85,7 @@ async fn tell(feed: &RevocationFeed, messages: &mpsc::Sender<Message>) -> Option
     drop(revocations);
     let mut heartbeat_due = Instant::now() + HEARTBEAT;
     loop {
-        tokio::select! {
-            changed = complete_to.changed() => changed.ok()?,
-            () = messages.closed() => return None,
-        }
+        looked(&mut complete_to, messages).await?;
         let as_of = (*complete_to.borrow_and_update())?;
         let (news, count) = feed.after(told);
         told = count;
@@ -97,6 +96,17 @@ async fn tell(feed: &RevocationFeed, messages: &mpsc::Sender<Message>) -> Option
             heartbeat_due = Instant::now() + HEARTBEAT;
             say(Update::Heartbeat(RevocationHeartbeat { as_of_time: Some(timestamp(as_of)) })).await?;
         }
+    }
+}
+
+/// The next look; `None` if the client goes away first.
+async fn looked(
+    complete_to: &mut watch::Receiver<Option<OffsetDateTime>>,
+    messages: &mpsc::Sender<Message>,
+) -> Option<()> {
+    tokio::select! {
+        changed = complete_to.changed() => changed.ok(),
+        () = messages.closed() => None,
     }
 }
 

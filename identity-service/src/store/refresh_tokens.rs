@@ -91,10 +91,10 @@ async fn exchanged(pool: &PgPool, next: [u8; 32]) -> Result<Option<Rotated>> {
 async fn rotate(pool: &PgPool, rotation: Rotation) -> Result<Rotated> {
     run_tx(pool, "refresh_token.rotate", move |tx| {
         Box::pin(async move {
-            // Only what never changes is taken from this look: it is made before the locks.
-            let Some(Owner { user_id, session_id }) = owner(tx, rotation.presented).await? else {
-                return Ok(Rotated::Refused);
-            };
+            // Only what never changes is taken from this look: it is made before the locks. A session that has ended never goes
+            // on, and its tokens lock nobody.
+            let owner = owner(tx, rotation.presented).await?.filter(|owner| !owner.ended);
+            let Some(Owner { user_id, session_id, .. }) = owner else { return Ok(Rotated::Refused) };
             // The user before the session, as everywhere. Whoever deactivates the user, or gives another role, waits
             // for this exchange and ends what it gave, or is seen by it.
             let user = credentials_for_session(tx, user_id).await?.map(|found| found.user);
@@ -160,7 +160,9 @@ async fn exchange(
 pub async fn sign_out(pool: &PgPool, token_hash: [u8; 32], act: Act) -> Result<bool> {
     run_tx(pool, "session.sign_out", move |tx| {
         Box::pin(async move {
-            let Some(Owner { user_id, session_id }) = owner(tx, token_hash).await? else { return Ok(false) };
+            let Some(Owner { user_id, session_id, .. }) = owner(tx, token_hash).await? else {
+                return Ok(false);
+            };
             end_session(tx, user_id, session_id, AuditAction::SignedOut, act).await?;
             Ok::<_, Error>(true)
         })
@@ -168,17 +170,19 @@ pub async fn sign_out(pool: &PgPool, token_hash: [u8; 32], act: Act) -> Result<b
     .await
 }
 
-/// Whose a refresh token is; it never changes.
+/// Whose a refresh token is; that never changes.
 struct Owner {
     user_id: Uuid,
     session_id: Uuid,
+    /// Whether the session had ended when this was read.
+    ended: bool,
 }
 
 async fn owner(connection: &mut PgConnection, token_hash: [u8; 32]) -> Result<Option<Owner>> {
     let owner = sqlx::query_as!(
         Owner,
-        "SELECT s.user_id, s.id AS session_id
-         FROM refresh_tokens t JOIN sessions s ON s.id = t.session_id WHERE t.token_hash = $1",
+        r#"SELECT s.user_id, s.id AS session_id, s.revoke_time IS NOT NULL AS "ended!"
+         FROM refresh_tokens t JOIN sessions s ON s.id = t.session_id WHERE t.token_hash = $1"#,
         &token_hash
     )
     .fetch_optional(connection)

@@ -11,7 +11,6 @@ use super::audit::{Entry, append};
 use crate::domain::{Act, AuditAction, Email, Error, NewUser, Result, User};
 
 /// The index that keeps addresses unique; named in `migrations/identity`.
-const EMAIL_INDEX: &str = "users_email_key";
 
 /// A user as the columns have it.
 pub(super) struct UserRow {
@@ -115,12 +114,14 @@ pub async fn create_user(pool: &PgPool, user: &NewUser, admin_made: Option<Act>)
     }
 }
 
-/// The unique index decides: of two who insert one address at once, one waits for the other and then loses.
+/// The unique index decides: of two who insert one address at once, one waits for the other and then loses. No error of
+/// the database's: that one has the address in the server's log.
 async fn insert_user(executor: impl PgExecutor<'_>, user: &NewUser) -> Result<User> {
     sqlx::query_as!(
         UserRow,
         "INSERT INTO users (id, email, password_hash, display_name, role, create_time, update_time)
          VALUES ($1, $2, $3, $4, $5, $6, $6)
+         ON CONFLICT (lower(email)) DO NOTHING
          RETURNING id, email, display_name, role, active, session_version, revision, create_time",
         user.id,
         user.email.as_str(),
@@ -129,12 +130,9 @@ async fn insert_user(executor: impl PgExecutor<'_>, user: &NewUser) -> Result<Us
         user.role.as_str(),
         user.create_time
     )
-    .fetch_one(executor)
-    .await
-    .map_err(|error| {
-        let constraint = error.as_database_error().and_then(sqlx::error::DatabaseError::constraint);
-        if constraint == Some(EMAIL_INDEX) { Error::EmailTaken } else { error.into() }
-    })?
+    .fetch_optional(executor)
+    .await?
+    .ok_or(Error::EmailTaken)?
     .try_into()
 }
 
@@ -177,7 +175,8 @@ pub async fn credentials_by_email(
 
 /// The user as of now, kept from changing until the transaction ends. The lock is the race's end: whoever
 /// deactivates the user or changes the password either is seen here, or waits and then finds the session that
-/// this transaction begins.
+/// this transaction begins. A shared lock would do for that, but those are given past whoever waits for the row: who refreshes
+/// without a pause could keep an admin from ever getting it.
 pub(super) async fn credentials_for_session(
     connection: &mut PgConnection,
     id: Uuid,
@@ -185,7 +184,7 @@ pub(super) async fn credentials_for_session(
     sqlx::query_as!(
         CredentialsRow,
         "SELECT id, email, display_name, role, active, session_version, revision, create_time, password_hash
-         FROM users WHERE id = $1 FOR SHARE",
+         FROM users WHERE id = $1 FOR NO KEY UPDATE",
         id
     )
     .fetch_optional(connection)

@@ -10,6 +10,7 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use crate::server::{PASSWORD, TestServer, invalid, refusal, violated, with_token};
+use crate::sign_in::waiting;
 
 fn mask(paths: &[&str]) -> Option<FieldMask> {
     Some(FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() })
@@ -274,6 +275,33 @@ async fn two_admins_who_demote_each_other_at_once_leave_one() {
             .await
             .unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_refreshes_without_a_pause_does_not_keep_an_admin_from_deactivating_them() {
+    let (server, _, token) = with_admin().await;
+    let ada = server.sign_up("ada@example.org").await;
+    let session = server.sign_in("ada@example.org", PASSWORD).await.unwrap();
+    let pool = server.database.pool(2);
+    let mut earlier = pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM users WHERE email = 'ada@example.org' FOR SHARE")
+        .execute(&mut *earlier)
+        .await
+        .unwrap();
+    let off = UpdateUserRequest {
+        user: Some(User { active: false, etag: String::new(), ..ada }),
+        update_mask: mask(&["active"]),
+    };
+    let (mut users, off) = (server.users(), with_token(off, &token));
+    let off = tokio::spawn(async move { users.update_user(off).await });
+    waiting(&pool, "SELECT id, email%FOR UPDATE").await;
+    let request = RefreshTokensRequest { refresh_token: session.refresh_token };
+    let mut auth = server.auth();
+    let later = tokio::spawn(async move { auth.refresh_tokens(request).await });
+    waiting(&pool, "SELECT id, email%FOR NO KEY UPDATE").await;
+    earlier.rollback().await.unwrap();
+    off.await.unwrap().unwrap();
+    assert_eq!(refusal(&later.await.unwrap().unwrap_err()).1, "REFRESH_TOKEN_INVALID");
 }
 
 #[tokio::test]

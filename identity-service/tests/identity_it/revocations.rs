@@ -224,18 +224,29 @@ async fn a_stream_ends_with_its_token_and_with_its_replica() {
 }
 
 #[tokio::test]
-async fn a_replica_that_cannot_read_its_database_says_nothing_and_goes_on_when_it_can() {
+async fn a_replica_that_cannot_read_revocations_tells_nothing_to_anybody_and_goes_on_when_it_can() {
     let server = TestServer::start().await;
     let (mut watch, _) = Watch::begin(&server, &server.channel).await;
     let pool = server.database.pool(1);
     let rename = async |sql: &'static str| {
         sqlx::query(sql).execute(&pool).await.unwrap();
     };
+    let silence = Duration::from_secs(3);
     rename("ALTER TABLE revocations RENAME TO hidden").await;
     // What was looked at before may still be on its way.
-    while timeout(Duration::from_secs(3), watch.next()).await.is_ok() {}
+    let falls_silent = async { while timeout(silence, watch.next()).await.is_ok() {} };
+    timeout(PATIENCE, falls_silent).await.expect("it says nothing more");
+    // Nor does it tell somebody new what it knew before.
+    let token = server.token(Uuid::from_u128(77), Role::Service);
+    let mut later = Watch::open(&server.channel, &token).await;
+    timeout(silence, later.next()).await.unwrap_err();
+    let readiness = async || server.get("/readyz", "").await.1;
+    let told = async { while !readiness().await.contains("revocations cannot be read") {} };
+    timeout(PATIENCE, told).await.expect("the readiness tells");
     rename("ALTER TABLE hidden RENAME TO revocations").await;
     assert!(matches!(timeout(SOON, watch.next()).await.unwrap(), Update::Heartbeat(_)));
+    assert!(matches!(timeout(SOON, later.next()).await.unwrap(), Update::Snapshot(_)));
+    assert!(!readiness().await.contains("revocations cannot be read"));
 }
 
 #[tokio::test]
