@@ -12,7 +12,7 @@ use service_core::server::{GrpcServer, Listeners};
 use service_core::telemetry;
 use service_core::token::{KeySet, KnownRevocations, TokenVerifier, refresh_keys};
 use sqlx::migrate::Migrator;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ServeConfig;
@@ -30,6 +30,9 @@ pub const APPLICATION_NAME: &str = "rowlock-booking";
 /// How often identity's keys are fetched, and how soon again for a token of an unknown key.
 const FETCH_KEYS_EVERY: Duration = Duration::from_secs(60);
 const FETCH_KEYS_GAP: Duration = Duration::from_secs(5);
+/// How long batches and sessions that are left when no caller is any more are waited for. The server finishes what it has
+/// been sent, or rolls it back, without us.
+const LAST_BATCHES: Duration = Duration::from_secs(10);
 /// How often it is looked whether the first keys are there.
 const LOOK_FOR_KEYS: Duration = Duration::from_millis(50);
 
@@ -139,8 +142,13 @@ pub async fn serve(
         worker.run(stop.clone()),
     );
     // Every call has its answer or is out of time: what seating still holds is finished.
-    seating.drain().await;
-    pool.close().await;
+    let finished = async {
+        seating.drain().await;
+        pool.close().await;
+    };
+    if timeout(LAST_BATCHES, finished).await.is_err() {
+        tracing::warn!("the database does not answer: what it was sent last is left to it");
+    }
     watched?;
     served
 }

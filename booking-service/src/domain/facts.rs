@@ -178,18 +178,20 @@ impl Facts {
             match &command.action {
                 Action::Register(Register { user_id, .. }) | Action::Join(Join { user_id, .. }) => {
                     // A lapsed hold or offer of the same user is released on the way.
-                    let held = self.registered.get(&(event.id, *user_id));
-                    if let Some(registration) = held.and_then(|id| self.registrations.get(id)) {
+                    let held =
+                        self.registered.get(&(event.id, *user_id)).and_then(|id| self.registrations.get(id));
+                    if let Some(registration) = held.filter(|row| row.hold_lapsed(self.now)) {
                         frees(registration.id, registration.seats);
                     }
-                    let offered = self.queued.get(&(event.id, *user_id));
-                    if let Some(entry) = offered.and_then(|id| self.entries.get(id)) {
+                    let offered = self.queued.get(&(event.id, *user_id)).and_then(|id| self.entries.get(id));
+                    if let Some(entry) = offered.filter(|row| row.offer_lapsed(self.now)) {
                         frees(entry.id, entry.seats);
                     }
                 }
                 Action::CancelRegistration { registration_id } | Action::ExpireHold { registration_id } => {
                     let named = self.registrations.get(registration_id);
-                    if let Some(registration) = named.filter(|row| row.event_id == event.id) {
+                    let named = named.filter(|row| row.event_id == event.id && row.state.is_active());
+                    if let Some(registration) = named {
                         frees(registration.id, registration.seats);
                     }
                 }
@@ -197,7 +199,8 @@ impl Facts {
                 | Action::DeclineOffer { entry_id }
                 | Action::ExpireOffer { entry_id } => {
                     let named = self.entries.get(entry_id);
-                    if let Some(entry) = named.filter(|row| row.event_id == event.id) {
+                    let named = named.filter(|row| row.event_id == event.id && row.state.is_active());
+                    if let Some(entry) = named {
                         frees(entry.id, entry.seats);
                     }
                 }
@@ -222,7 +225,8 @@ impl Facts {
         let mut wanted = Vec::new();
         for (event_id, reach) in reach {
             let Some(event) = self.events.get(&event_id) else { continue };
-            if !reach.serves || event.waitlist_size == 0 {
+            // An event that is over stays so: its organizer can change it no more.
+            if !reach.serves || event.waitlist_size == 0 || !event.serves_queue(self.now) {
                 continue;
             }
             let free = i64::from(event.seats_remaining) + reach.freed;

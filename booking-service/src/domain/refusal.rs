@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::registration::RegistrationState;
 use super::waitlist::EntryState;
 
-/// A refusal: nothing was changed.
+/// A refusal: nothing of what was asked for was done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Fields of the request do not fit, by themselves or against the event.

@@ -12,7 +12,7 @@ use super::word::word_enum;
 pub type Labels = BTreeMap<String, String>;
 
 word_enum! {
-    /// `HELD → CONFIRMED → CHECKED_IN`; the first two may end as CANCELLED, and a hold as EXPIRED.
+    /// `HELD → CONFIRMED → CHECKED_IN`; the first two may end as CANCELLED, all three with their event, and a hold as EXPIRED.
     pub enum RegistrationState {
         /// Seats are kept until `hold_expire_time`.
         Held = "HELD",

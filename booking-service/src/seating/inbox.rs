@@ -64,8 +64,8 @@ impl Batch {
         let mut state = self.inbox.state();
         for &event_id in &self.events {
             let has_company = self.events.len() > 1;
-            if last.len() < BATCH && !self.puts_back(event_id) && !(has_company && state.is_revised(event_id))
-            {
+            let may_come = !state.is_revised(event_id) || !has_company && state.may_be_revised(event_id);
+            if last.len() < BATCH && !self.puts_back(event_id) && may_come {
                 state.take_from(event_id, BATCH - last.len(), last);
             }
         }
@@ -115,6 +115,7 @@ impl Inbox {
             ready: VecDeque::new(),
             busy: HashSet::new(),
             waited_for: None,
+            revised: None,
             others_first: false,
             waiting: 0,
             taken: 0,
@@ -221,6 +222,9 @@ struct State {
     busy: HashSet<Uuid>,
     /// The busy event whose lock a runner waits for: one at a time, or many would keep all runners from the others.
     waited_for: Option<Uuid>,
+    /// The event with a runner that an organizer's command is for: one at a time, or two that take minutes would keep all runners
+    /// from the others.
+    revised: Option<Uuid>,
     /// Whether busy events were waited for, or looked at, since others had their turn.
     others_first: bool,
     /// Commands of all events that no runner has.
@@ -321,6 +325,10 @@ impl State {
         for &event_id in &self.busy {
             let event = self.events.get(&event_id).filter(|event| event.wants_a_runner());
             let Some(busy) = event.and_then(|event| event.busy) else { continue };
+            // Who has the other one comes back.
+            if self.is_revised(event_id) && !self.may_be_revised(event_id) {
+                continue;
+            }
             if is_turn && self.waited_for.is_none() && busy.may_wait(now) {
                 again = Some(event_id);
             } else if is_turn && busy.may_look(now) {
@@ -368,8 +376,9 @@ impl State {
             && let Some(event_id) = self.ready.pop_front()
         {
             let is_crowd = self.events.get(&event_id).is_some_and(|event| event.commands.len() >= CROWD);
-            let stands_alone = is_crowd || self.is_revised(event_id);
-            if stands_alone && !events.is_empty() {
+            let is_revised = self.is_revised(event_id);
+            let stands_alone = is_crowd || is_revised;
+            if stands_alone && !events.is_empty() || is_revised && !self.may_be_revised(event_id) {
                 later.push(event_id);
                 continue;
             }
@@ -407,11 +416,20 @@ impl State {
             .is_some_and(|event| event.commands.iter().take(BATCH).any(|next| next.command.revises_event()))
     }
 
+    /// Whether no other event is with a runner for its organizer.
+    fn may_be_revised(&self, event_id: Uuid) -> bool {
+        self.revised.is_none_or(|revised| revised == event_id)
+    }
+
     /// Takes up to `limit` commands of an event, without those that nobody waits for.
     fn take_from(&mut self, event_id: Uuid, limit: usize, commands: &mut Vec<Pending>) {
+        let revised = self.is_revised(event_id);
         let Some(event) = self.events.get_mut(&event_id) else { return };
         event.is_ready = false;
         event.is_taken = true;
+        if revised {
+            self.revised = Some(event_id);
+        }
         let enough = commands.len() + limit;
         while commands.len() < enough
             && let Some(pending) = event.commands.pop_front()
@@ -465,6 +483,7 @@ impl State {
             }
         }
         self.waited_for = self.waited_for.filter(|event_id| !events.contains(event_id));
+        self.revised = self.revised.filter(|event_id| !events.contains(event_id));
     }
 }
 

@@ -76,7 +76,7 @@ impl Default for SeatingConfig {
 /// Why a command has no outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// The rules say no. Nothing was changed.
+    /// The rules say no. Nothing of what was asked for was done.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// Too much is waiting. Nothing was changed.

@@ -6,6 +6,7 @@ use booking_service::domain::command::{Action, Actor, ActorRole, Command, Regist
 use booking_service::domain::decide::{Decision, decide};
 use booking_service::domain::facts::Wanted;
 use booking_service::domain::registration::Labels;
+use booking_service::store::StoreError;
 use booking_service::store::seating::{
     EventVersion, Mark, are_unchanged, begin_and_lock_events, commit, load_facts, prepare_lock, rule_out,
     session_options, write_effects, write_if_unchanged, write_newcomers_if_unchanged,
@@ -100,6 +101,59 @@ async fn write(session: &mut PgConnection, batch: &Batch) -> bool {
     let written = written.unwrap();
     assert!(written.is_none_or(|moment| moment.server_start == *server_start));
     written.is_some()
+}
+
+#[tokio::test]
+async fn no_session_seats_anybody_where_nothing_can_be_locked() {
+    let system = System::with_replicas(1).await;
+    let options: PgConnectOptions = system.database.url.parse().unwrap();
+    // As on a standby.
+    let read_only = options.options([("default_transaction_read_only", "on")]);
+    let mut connection = read_only.connect().await.unwrap();
+    let refused = prepare_lock(&mut connection).await.unwrap_err();
+    let StoreError::Database(refused) = refused else { panic!("{refused}") };
+    assert_eq!(refused.as_database_error().unwrap().code().as_deref(), Some("25006"));
+}
+
+/// The planner knows nothing of a new or restored database, and much depends on what it supposes then.
+#[tokio::test]
+async fn entries_are_found_without_reading_their_queue_before_the_database_has_any_statistics() {
+    let system = System::with_replicas(1).await;
+    let event = system.event(1).await;
+    let mut session = session(&system).await;
+    // What is written within a transaction is in no statistics.
+    sqlx::raw_sql("BEGIN").execute(&mut session).await.unwrap();
+    let entries: Vec<(Uuid, Uuid)> = sqlx::query_as(
+        "INSERT INTO waitlist_entries (event_id, position, id, user_id, seats, state, create_time, update_time)
+         SELECT $1, n, gen_random_uuid(), gen_random_uuid(), 1, 'WAITING', now(), now() FROM generate_series(1, 20000) n
+         RETURNING id, user_id",
+    )
+    .bind(id(&event.event_id))
+    .fetch_all(&mut session)
+    .await
+    .unwrap();
+    sqlx::query("UPDATE events SET waitlist_size = 20000, next_position = 20001 WHERE id = $1")
+        .bind(id(&event.event_id))
+        .execute(&mut session)
+        .await
+        .unwrap();
+    let leave = |&(entry_id, user_id): &(Uuid, Uuid)| Command {
+        event_id: id(&event.event_id),
+        actor: Actor { id: user_id, role: ActorRole::Attendee },
+        action: Action::Leave { entry_id },
+    };
+    let commands: Vec<Command> = entries.iter().step_by(400).map(leave).collect();
+    let loaded = load_facts(&mut session, &[id(&event.event_id)], commands.iter()).await.unwrap();
+    let decision = decide(loaded.facts, &commands, &system.ids);
+    assert!(decision.verdicts.iter().all(Result::is_ok));
+    let read: i64 = sqlx::query_scalar(
+        "SELECT sum(pg_stat_get_xact_tuples_returned(indexrelid))::bigint FROM pg_index
+          WHERE indrelid = 'waitlist_entries'::regclass",
+    )
+    .fetch_one(&mut session)
+    .await
+    .unwrap();
+    assert!(read < 1_000, "{read} places of indexes were read for {} entries", commands.len());
 }
 
 /// Until somebody waits for a row lock of this database's.
@@ -221,6 +275,7 @@ async fn what_was_ruled_out_is_never_written_and_what_is_read_afterwards_is() {
         let old = batch(&system, &mut session, &event, known).await;
         begin_and_lock_events(&mut session, old.mark.events()).await.unwrap();
         rule_out(&mut session, old.mark.events()).await.unwrap();
+        assert!(!are_unchanged(&mut session, &old.versions).await.unwrap());
         assert!(!write(&mut session, &old).await, "{known:?}");
         let new = batch(&system, &mut session, &event, known).await;
         assert!(write(&mut session, &new).await, "{known:?}");

@@ -172,6 +172,54 @@ async fn what_an_organizer_changes_has_a_batch_of_its_own() {
 }
 
 #[tokio::test]
+async fn of_events_that_their_organizers_change_one_at_a_time_is_with_a_runner() {
+    let (inbox, mut answers) = inbox(10_000, &[]);
+    let mut push = |pending: (Pending, Receiver<Answer>)| {
+        inbox.push(pending.0).unwrap();
+        answers.push(pending.1);
+    };
+    push(end_of(1));
+    push(end_of(2));
+    push(command(3, 0));
+    let first = next(&inbox).await;
+    assert_eq!(shape(&first), [(1, 1)]);
+    let mut others = next(&inbox).await;
+    assert_eq!(shape(&others), [(3, 1)], "its runner is not kept from the others by the second end");
+    push(end_of(3));
+    let mut part = std::mem::take(&mut others.commands);
+    others.let_in(&mut part);
+    assert_eq!(part.len(), 1, "nor let in");
+    assert!(matches!(inbox.state().take(Instant::now()), Next::Nothing { until: None }));
+    drop(others);
+    assert!(matches!(inbox.state().take(Instant::now()), Next::Nothing { until: None }));
+    // Its turn comes with the end of the first one, and somebody is woken for it.
+    let waits = tokio::spawn({
+        let inbox = Arc::clone(&inbox);
+        async move { shape(&next(&inbox).await) }
+    });
+    tokio::task::yield_now().await;
+    first.give_up();
+    assert_eq!(waits.await.unwrap(), [(2, 1)]);
+    assert_eq!(shape(&next(&inbox).await), [(3, 1)]);
+}
+
+#[tokio::test]
+async fn of_busy_events_that_their_organizers_change_one_at_a_time_is_with_a_runner() {
+    let (inbox, mut answers) = inbox(10_000, &[(1, 1), (2, 1)]);
+    let mut busy = next(&inbox).await;
+    busy.timed_out();
+    busy.give_up();
+    for event in [1, 2] {
+        let (end, answer) = end_of(event);
+        inbox.push(end).unwrap();
+        answers.push(answer);
+    }
+    let waited_for = next_after(&inbox, Duration::from_secs(1)).unwrap();
+    assert_eq!(shape(&waited_for).len(), 1);
+    assert!(next_after(&inbox, Duration::from_secs(1)).is_none());
+}
+
+#[tokio::test]
 async fn what_is_put_back_keeps_its_order_and_is_not_waited_for() {
     let (inbox, mut answers) = inbox(10_000, &[(1, 3), (2, 1)]);
     let mut batch = next(&inbox).await;

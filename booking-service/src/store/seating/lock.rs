@@ -7,17 +7,19 @@ use uuid::Uuid;
 
 use super::super::StoreError;
 
-/// Prepares a session for [`begin_and_lock_events`] and what follows.
+/// Prepares a session for [`begin_and_lock_events`] and what follows, if its server can lock. A standby cannot, and what has
+/// nothing to write would never notice: after a failover, or while one is prepared, refusals would be told from the past.
 ///
 /// The server's C library gives memory back to the system after each large statement, and takes it again, page by page, for
 /// the next: most of what a lone registration would cost. Who has once freed a large piece keeps twice as much from then
 /// on (glibc's M_TRIM_THRESHOLD; elsewhere this does nothing).
 ///
 /// # Errors
-/// Whatever the database says.
+/// SQLSTATE 25006 from a standby; whatever else the database says.
 pub async fn prepare_lock(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::raw_sql(
-        "PREPARE lock_events(uuid[]) AS SELECT FROM events WHERE id = ANY($1) ORDER BY id FOR UPDATE;
+        "SELECT FROM events LIMIT 0 FOR UPDATE;
+         PREPARE lock_events(uuid[]) AS SELECT FROM events WHERE id = ANY($1) ORDER BY id FOR UPDATE;
          SELECT length(repeat('.', 4194304))",
     )
     .execute(connection)
@@ -86,6 +88,9 @@ pub async fn begin_and_lock_free_events(
     .fetch_all(&mut *connection)
     .await?;
     ids.retain(|id| !locked.contains(id));
+    if ids.is_empty() {
+        return Ok(locked);
+    }
     // Skipped and missing look alike above; a plain read tells them apart.
     let busy =
         sqlx::query_scalar!("SELECT id FROM events WHERE id = ANY($1)", &ids).fetch_all(connection).await?;

@@ -28,12 +28,15 @@ pub async fn discard_plans(connection: &mut sqlx::PgConnection) -> Result<(), su
 /// Settings of seating's sessions, besides what every session has.
 ///
 /// A plan made while a table is small is cached and kept while it grows; a sequential scan that cost nothing then costs
-/// the whole table for every batch later. These sessions only ever look rows up by key, so the other ways are closed.
+/// the whole table for every batch later. These sessions only ever look rows up by key, so the other ways are closed: bitmaps,
+/// too, of which the planner takes two to find one entry of a queue, the second with the whole queue in it, as long as it has
+/// no statistics.
 pub fn session_options(lock_timeout: std::time::Duration) -> Vec<(&'static str, String)> {
     vec![
         ("enable_seqscan", "off".to_owned()),
         ("enable_hashjoin", "off".to_owned()),
         ("enable_mergejoin", "off".to_owned()),
+        ("enable_bitmapscan", "off".to_owned()),
         ("plan_cache_mode", "force_generic_plan".to_owned()),
         ("lock_timeout", format!("{}ms", lock_timeout.as_millis())),
         ("timezone", "UTC".to_owned()),

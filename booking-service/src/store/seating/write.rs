@@ -98,10 +98,11 @@ pub async fn are_unchanged(
     versions: &[EventVersion],
 ) -> Result<bool, StoreError> {
     let unchanged = sqlx::query_scalar!(
-        r#"SELECT count(*) AS "unchanged!" FROM unnest($1::uuid[], $2::bigint[]) AS v(id, version)
-             JOIN events e ON e.id = v.id AND e.version = v.version"#,
+        r#"SELECT count(*) AS "unchanged!" FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS v(id, version, fence)
+             JOIN events e ON e.id = v.id AND e.version = v.version AND e.fence = v.fence"#,
         &column(versions, |v| v.id),
         &column(versions, |v| v.version),
+        &column(versions, |v| v.fence),
     )
     .fetch_one(connection)
     .await?;
