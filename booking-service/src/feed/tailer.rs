@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
+use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -25,8 +26,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub struct Horizon {
     /// Everything up to this batch.
     pub batch: i64,
-    /// How often the log was found to have lost its end. Whatever was read before that may never have been.
-    pub losses: u32,
+    /// When the server was started that said so; `None` before it was asked. One that was started since, or another server, may
+    /// lack the end of the log: whatever was read of that may never have been, and its numbers come again.
+    pub server_start: Option<OffsetDateTime>,
 }
 
 /// The tailer's listeners.
@@ -89,13 +91,19 @@ impl Feed {
         loop {
             let began = Instant::now();
             let look = changes::look(pool).await?;
-            let known = *self.horizon.borrow();
-            if look.last_batch < known.batch {
-                // Numbers that are final do not come again, but on another server, which took over without the end of the
-                // log and goes on from where its own ends.
-                tracing::warn!(last_batch = look.last_batch, "the change log has lost its end");
+            let server_start = Some(look.server_start);
+            let known = self.horizon.borrow().server_start;
+            if known != server_start {
+                // Not for its numbers: they go on from up to 32 above those that it has (sequences are logged ahead), so it need not
+                // be behind what is known even if it has lost some.
+                if known.is_some() {
+                    tracing::info!(
+                        last_batch = look.last_batch,
+                        "the change log is that of another run of the server"
+                    );
+                }
                 (ends, told) = (Ends::default(), 0);
-                self.horizon.send_replace(Horizon { batch: 0, losses: known.losses.wrapping_add(1) });
+                self.horizon.send_replace(Horizon { batch: 0, server_start });
             }
             let horizon = ends.see(look).unwrap_or_default().max(self.horizon.borrow().batch);
             let watched = self.watchers.events();
@@ -164,7 +172,7 @@ mod tests {
     use super::*;
 
     fn look(last_batch: i64, all_ended_below: i64, next_transaction: i64) -> Look {
-        Look { last_batch, all_ended_below, next_transaction }
+        Look { last_batch, all_ended_below, next_transaction, server_start: OffsetDateTime::UNIX_EPOCH }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -48,8 +49,8 @@ pub struct Watched {
     /// The newest state.
     pub seen: watch::Receiver<Seen>,
     horizon: watch::Receiver<Horizon>,
-    /// How often the log had lost its end when that was last asked.
-    losses: u32,
+    /// When the server was started, as known when that was last asked.
+    server_start: Option<OffsetDateTime>,
     event_id: Uuid,
     watchers: Arc<Watchers>,
 }
@@ -60,11 +61,12 @@ impl Watched {
         self.event_id
     }
 
-    /// Whether the log was found to have lost its end since the watch began, or since this was last asked: versions that are
-    /// lost come again, with another content.
-    pub fn log_lost_its_end(&mut self) -> bool {
-        let losses = self.horizon.borrow().losses;
-        std::mem::replace(&mut self.losses, losses) != losses
+    /// Whether another run of the server answers since the watch began, or since this was last asked: it may have lost the end of
+    /// the log, and versions that are lost come again, with another content.
+    pub fn is_another_run(&mut self) -> bool {
+        let server_start = self.horizon.borrow().server_start;
+        std::mem::replace(&mut self.server_start, server_start)
+            .is_some_and(|known| Some(known) != server_start)
     }
 
     /// How long to wait after one message before the next, by how many watch on this replica.
@@ -113,8 +115,8 @@ impl Watchers {
             this.lock().entry(event_id).or_insert_with(|| watch::Sender::new(Seen::Nothing)).subscribe();
         this.count.fetch_add(1, Ordering::Relaxed);
         metrics::gauge!("booking_watchers").increment(1.0);
-        let losses = horizon.borrow().losses;
-        Watched { seen, horizon, losses, event_id, watchers: Arc::clone(this) }
+        let server_start = horizon.borrow().server_start;
+        Watched { seen, horizon, server_start, event_id, watchers: Arc::clone(this) }
     }
 
     /// Tells how these events are now; those that `now` does not have are gone.

@@ -74,7 +74,7 @@ impl Audits {
             pb::ListAuditEntriesRequest { page_size: 0, page_token: String::new(), ..request.clone() };
         let binding =
             PageBinding::new("ListAuditEntries", &[actor.id.as_bytes(), &arguments.encode_to_vec()]);
-        let before = list_request::place(binding.decode(&request.page_token)?)?;
+        let before = binding.decode(&request.page_token)?.as_deref().map(list_request::place).transpose()?;
         let rows = changes::audit(&self.0.pool, &filter, before, size + 1).await?;
         let cursor = |row: &Placed| list_request::place_cursor(row.place);
         let (entries, next_page_token) =

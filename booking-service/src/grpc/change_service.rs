@@ -7,18 +7,21 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use rowlock_proto::booking::v1 as pb;
 use rowlock_proto::booking::v1::change_service_server::ChangeService;
+use service_core::digest::sha256;
 use service_core::page::{PageBinding, PageTokenInvalid};
 use service_core::stream_end::{StreamEnd, StreamEnded};
 use service_core::validation::Violations;
 use sqlx::PgPool;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{Booking, CallError, convert, list_request};
+use crate::domain::change::Change;
 use crate::domain::refusal::Refusal;
 use crate::feed::{Horizon, Watched};
-use crate::store::changes::{self, Place, Placed};
+use crate::store::changes::{self, Page, Place, Placed};
 
 /// How many changes are read from the log at once: all that a stream ever holds, about 120 KiB if nobody reads it, and 4 MiB
 /// if all of them give events the longest description.
@@ -50,7 +53,7 @@ impl Changes {
         let mut violations = Violations::default();
         let event_id = violations.optional_uuid("event_id", &request.event_id);
         let binding = PageBinding::new("StreamChanges", &[event_id.unwrap_or_default().as_bytes()]);
-        let resumed = binding.decode(&request.resume_token).and_then(position);
+        let resumed = binding.decode(&request.resume_token).and_then(Position::read);
         if resumed.is_err() {
             violations.add("resume_token", "must be one of a stream with the same event_id");
         }
@@ -60,28 +63,21 @@ impl Changes {
         // First listen, then look: the stream ends at the present at the earliest, not before it.
         let log = match event_id {
             Some(event_id) => Log::OfEvent(self.0.feed.watch(event_id)),
-            None => {
-                let horizon = self.0.feed.horizon();
-                let losses = horizon.borrow().losses;
-                Log::Whole { horizon, losses }
-            }
+            None => Log::Whole(self.0.feed.horizon()),
         };
-        let present = changes::look(&pool).await?.last_batch;
-        let resumed = resumed.unwrap_or_default();
-        if resumed.is_some_and(|(place, _)| place.batch > present) {
-            // It was given by a server whose end of the log is lost.
-            return Err(CallError::ResumeTokenExpired);
-        }
+        let present = changes::look(&pool).await?;
         let mut reader = Reader {
             pool,
             log,
             read: Place::default(),
             floor: Place::default(),
-            until: (!request.follow).then_some(present),
+            last: None,
+            server_start: present.server_start,
+            until: (!request.follow).then_some(present.last_batch),
             page: VecDeque::new(),
             binding,
         };
-        reader.start(resumed).await?;
+        reader.start(resumed.unwrap_or_default()).await?;
         Ok(stream::unfold(Some((reader, end)), |open| async move {
             let (mut reader, end) = open?;
             let next = tokio::select! {
@@ -101,11 +97,7 @@ impl Changes {
 /// What is read, and how one hears that there is more.
 enum Log {
     /// The changes of all events, as far as they are final.
-    Whole {
-        horizon: watch::Receiver<Horizon>,
-        /// How often the log had lost its end when the stream began.
-        losses: u32,
-    },
+    Whole(watch::Receiver<Horizon>),
     /// The changes of one event.
     OfEvent(Watched),
 }
@@ -118,6 +110,10 @@ struct Reader {
     read: Place,
     /// How far the log was gone when this stream, or the one that it goes on from, began.
     floor: Place,
+    /// The last change that was read, by this stream or the one that it goes on from, and what it says, if that is known.
+    last: Option<(Place, Option<Digest>)>,
+    /// When the server was started that is read from.
+    server_start: OffsetDateTime,
     /// Where the stream ends; `None`: it follows.
     until: Option<i64>,
     page: VecDeque<Placed>,
@@ -126,22 +122,65 @@ struct Reader {
 
 impl Reader {
     /// Takes up where the client was, if everything after it is still there.
-    async fn start(&mut self, resumed: Option<(Place, Place)>) -> Result<(), CallError> {
+    async fn start(&mut self, resumed: Option<Position>) -> Result<(), CallError> {
+        if let Some(Position { place, floor, digest }) = resumed {
+            (self.read, self.floor, self.last) = (place, floor, Some((place, digest)));
+        }
         if let Log::OfEvent(event) = &self.log {
             let event_id = event.event_id();
             let first = changes::first_version(&self.pool, event_id).await?;
             let first = first.ok_or(Refusal::EventNotFound { event_id })?;
-            return match resumed {
-                Some((place, _)) if place.version + 1 < first => Err(CallError::ResumeTokenExpired),
-                _ => {
-                    (self.read, self.floor) = resumed.unwrap_or_default();
-                    Ok(())
-                }
-            };
+            if resumed.is_some() && self.read.version + 1 < first {
+                return Err(CallError::ResumeTokenExpired);
+            }
+        } else {
+            let floor = changes::floor(&self.pool).await?;
+            if resumed.is_none() {
+                (self.read, self.floor) = (floor, floor);
+            }
+            self.check_floor(floor)?;
         }
-        let floor = changes::floor(&self.pool).await?;
-        (self.read, self.floor) = resumed.unwrap_or((Place::default(), floor));
-        self.check_floor(floor)
+        self.check_last().await
+    }
+
+    /// Whether the log still has what was last read of it. A failover may have lost that, and what came before it; then this
+    /// stream has told what never was. The place alone says nothing: versions and numbers that are lost are given again. (Nor does
+    /// this change speak for those with lower numbers that were committed after it, at the same moment.)
+    async fn check_last(&self) -> Result<(), CallError> {
+        let Some((place, digest)) = self.last else { return Ok(()) };
+        let kept = changes::at(&self.pool, place.event_id, place.version).await?;
+        let is_it = kept.is_some_and(|kept| {
+            kept.place == place && digest.is_none_or(|digest| digest == self::digest(&kept.change))
+        });
+        // In this order: what retention has removed has raised the floor by now.
+        if is_it || place <= changes::floor(&self.pool).await? {
+            Ok(())
+        } else {
+            Err(CallError::ResumeTokenExpired)
+        }
+    }
+
+    /// Goes on with another run of the server, if it has what was last read.
+    async fn go_over(&mut self) -> Result<(), CallError> {
+        let present = changes::look(&self.pool).await?;
+        self.check_last().await?;
+        self.server_start = present.server_start;
+        // What there was to pass over may have been lost, and the numbers given again.
+        self.read = self.last.map_or(self.floor, |(place, _)| place);
+        self.until = self.until.map(|_| present.last_batch);
+        Ok(())
+    }
+
+    /// Whether a page is of the server that is read from.
+    fn is_of_this_run(&self, page: &Page) -> bool {
+        page.server_start.is_none_or(|server_start| server_start == self.server_start)
+    }
+
+    fn turn_to(&mut self, page: Page) {
+        if let Some(last) = page.changes.last() {
+            self.last = Some((last.place, Some(digest(&last.change))));
+        }
+        self.page = page.changes.into();
     }
 
     /// Whether nothing that comes after what has been read is gone.
@@ -152,28 +191,29 @@ impl Reader {
     /// The next change; `None` where the stream ends.
     async fn next(&mut self) -> Result<Option<pb::StreamChangesResponse>, CallError> {
         loop {
-            if let Some(placed) = self.page.pop_front() {
-                let position =
-                    [list_request::place_cursor(placed.place), list_request::place_cursor(self.floor)];
+            if let Some(Placed { place, change }) = self.page.pop_front() {
+                let position = Position { place, floor: self.floor, digest: Some(digest(&change)) };
                 return Ok(Some(pb::StreamChangesResponse {
-                    change: Some(convert::change(&placed.change)),
-                    resume_token: self.binding.encode(&position.concat()),
+                    change: Some(convert::change(&change)),
+                    resume_token: self.binding.encode(&position.cursor()),
                 }));
             }
             let ended = match &mut self.log {
-                Log::Whole { horizon, losses } => {
+                Log::Whole(horizon) => {
                     let horizon = *horizon.borrow_and_update();
-                    if horizon.losses != *losses {
-                        return Err(CallError::ResumeTokenExpired);
+                    if horizon.server_start.is_some_and(|server_start| server_start != self.server_start) {
+                        self.go_over().await?;
                     }
-                    self.read_whole(horizon.batch).await?
+                    // Another server's word says nothing of this one's log.
+                    let is_known = horizon.server_start == Some(self.server_start);
+                    is_known && self.read_whole(horizon.batch).await?
                 }
                 Log::OfEvent(event) => {
                     event.seen.mark_unchanged();
-                    if event.log_lost_its_end() {
-                        return Err(CallError::ResumeTokenExpired);
+                    let (event_id, is_another_run) = (event.event_id(), event.is_another_run());
+                    if is_another_run {
+                        self.go_over().await?;
                     }
-                    let event_id = event.event_id();
                     self.read_event(event_id).await?
                 }
             };
@@ -182,7 +222,7 @@ impl Reader {
                     return Ok(None);
                 }
                 match &mut self.log {
-                    Log::Whole { horizon, .. } => horizon.changed().await,
+                    Log::Whole(horizon) => horizon.changed().await,
                     Log::OfEvent(event) => event.seen.changed().await,
                 }
                 .map_err(|_| CallError::Ended(StreamEnded::Draining))?;
@@ -197,43 +237,92 @@ impl Reader {
             let page = changes::after(&self.pool, self.read, end, PAGE).await?;
             // In this order: what was gone before the page was read has raised the floor by now.
             let floor = changes::floor(&self.pool).await?;
-            if self.read != Place::default() {
+            if self.read > self.floor {
                 self.check_floor(floor)?;
             } else if floor > self.floor {
-                // Nothing has been told yet: the stream begins where the log now does.
-                self.floor = floor;
+                // Nothing has been read yet: the stream begins where the log now does.
+                (self.read, self.floor) = (floor, floor);
                 continue;
             }
             break page;
         };
-        if i64::try_from(page.len()).unwrap_or(PAGE) >= PAGE {
-            self.read = page.last().map_or(self.read, |placed| placed.place);
+        if !self.is_of_this_run(&page) {
+            // It will be heard of.
+            return Ok(false);
+        }
+        if i64::try_from(page.changes.len()).unwrap_or(PAGE) >= PAGE {
+            self.read = page.changes.last().map_or(self.read, |placed| placed.place);
         } else if end > 0 {
             // Rehearsals, which are not told, are not read again either.
             self.read = self.read.max(Place { batch: end, event_id: Uuid::max(), version: i64::MAX });
         }
-        self.page = page.into();
+        self.turn_to(page);
         Ok(self.until.is_some_and(|until| horizon >= until))
     }
 
     /// Reads a page of one event's changes. Returns whether the stream has come to its end.
     async fn read_event(&mut self, event_id: Uuid) -> Result<bool, CallError> {
-        let page = changes::of_event_after(&self.pool, event_id, self.read.version, PAGE).await?;
-        if let Some(first) = page.first()
+        let page = loop {
+            let page = changes::of_event_after(&self.pool, event_id, self.read.version, PAGE).await?;
+            if self.is_of_this_run(&page) {
+                break page;
+            }
+            self.go_over().await?;
+        };
+        if let Some(first) = page.changes.first()
             && self.read.version > 0
             && first.place.version > self.read.version + 1
         {
             return Err(CallError::ResumeTokenExpired);
         }
-        self.read = page.last().map_or(self.read, |placed| placed.place);
-        self.page = page.into();
+        self.read = page.changes.last().map_or(self.read, |placed| placed.place);
+        self.turn_to(page);
         Ok(self.until.is_some())
     }
 }
 
-/// What a resume token says: a place, and how far the log was gone when the stream began.
-fn position(cursor: Option<Vec<u8>>) -> Result<Option<(Place, Place)>, PageTokenInvalid> {
-    let Some(mut place) = cursor else { return Ok(None) };
-    let floor = place.split_off(place.len() / 2);
-    Ok(list_request::place(Some(place))?.zip(list_request::place(Some(floor))?))
+/// What a change says, in short.
+type Digest = [u8; 8];
+
+fn digest(change: &Change) -> Digest {
+    let whole = sha256(&[
+        change.actor.id.as_bytes(),
+        change.action.word().as_bytes(),
+        change.entity_id.as_bytes(),
+        change.subject_id.unwrap_or_default().as_bytes(),
+        change.details.to_string().as_bytes(),
+    ]);
+    let mut short = Digest::default();
+    short.iter_mut().zip(whole).for_each(|(short, whole)| *short = whole);
+    short
+}
+
+/// What a resume token says.
+#[derive(Clone, Copy)]
+struct Position {
+    /// The last change that was dealt with.
+    place: Place,
+    /// How far the log was gone when the stream began.
+    floor: Place,
+    /// What the change says; tokens of earlier versions have none.
+    digest: Option<Digest>,
+}
+
+impl Position {
+    fn cursor(&self) -> Vec<u8> {
+        let digest = self.digest.as_ref().map_or(&[][..], |digest| digest);
+        [&list_request::place_cursor(self.place), &list_request::place_cursor(self.floor), digest].concat()
+    }
+
+    fn read(cursor: Option<Vec<u8>>) -> Result<Option<Self>, PageTokenInvalid> {
+        let Some(cursor) = cursor else { return Ok(None) };
+        let (place, rest) = cursor.split_at_checked(list_request::PLACE_BYTES).ok_or(PageTokenInvalid)?;
+        let (floor, digest) = rest.split_at_checked(list_request::PLACE_BYTES).ok_or(PageTokenInvalid)?;
+        let digest = (!digest.is_empty()).then(|| digest.try_into().map_err(|_| PageTokenInvalid));
+        Ok(Some(Self {
+            place: list_request::place(place)?,
+            floor: list_request::place(floor)?,
+            digest: digest.transpose()?,
+        }))
+    }
 }

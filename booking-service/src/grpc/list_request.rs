@@ -75,16 +75,18 @@ pub(super) fn after_time_and_id(
     Ok(Some((time, Uuid::from_slice(id).map_err(|_| PageTokenInvalid)?)))
 }
 
+/// How long the cursor of a place is.
+pub(super) const PLACE_BYTES: usize = 32;
+
 /// The cursor of a list in the order of the change log.
-pub(super) fn place(cursor: Option<Vec<u8>>) -> Result<Option<Place>, PageTokenInvalid> {
-    let Some(bytes) = cursor else { return Ok(None) };
-    let (batch, rest) = bytes.split_first_chunk::<8>().ok_or(PageTokenInvalid)?;
+pub(super) fn place(cursor: &[u8]) -> Result<Place, PageTokenInvalid> {
+    let (batch, rest) = cursor.split_first_chunk::<8>().ok_or(PageTokenInvalid)?;
     let (version, event_id) = rest.split_first_chunk::<8>().ok_or(PageTokenInvalid)?;
-    Ok(Some(Place {
+    Ok(Place {
         batch: i64::from_be_bytes(*batch),
         event_id: Uuid::from_slice(event_id).map_err(|_| PageTokenInvalid)?,
         version: i64::from_be_bytes(*version),
-    }))
+    })
 }
 
 /// The cursor for [`place`].

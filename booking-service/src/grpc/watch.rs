@@ -20,14 +20,17 @@ struct Watch {
     end: StreamEnd,
     /// What to say first.
     present: Option<Seats>,
-    said: i64,
+    /// What was said last.
+    said: Option<Seats>,
+    /// Nothing up to this version is news.
+    version: i64,
     /// Not before then: whoever watches with many gets fewer messages.
     next: Instant,
 }
 
 /// The stream of one watch. `present` was read after `watched` began, so nothing falls between.
 pub(super) fn stream(watched: Watched, present: Seats, end: StreamEnd) -> BoxStream<'static, Message> {
-    let watch = Watch { watched, end, present: Some(present), said: 0, next: Instant::now() };
+    let watch = Watch { watched, end, present: Some(present), said: None, version: 0, next: Instant::now() };
     stream::unfold(Some(watch), |watch| async move {
         let mut watch = watch?;
         let end = watch.end.clone();
@@ -53,7 +56,7 @@ impl Watch {
             Some(present) => present,
             None => self.news().await?,
         };
-        self.said = seats.version;
+        (self.said, self.version) = (Some(seats), seats.version);
         self.next = Instant::now() + self.watched.pace();
         Ok(seats)
     }
@@ -64,11 +67,14 @@ impl Watch {
             // The sender lives as long as this watch.
             self.watched.seen.changed().await.map_err(|_| CallError::Ended(StreamEnded::Draining))?;
             let seen = *self.watched.seen.borrow_and_update();
-            if self.watched.log_lost_its_end() {
-                self.said = 0;
+            if self.watched.is_another_run() {
+                // Versions that it does not have come again.
+                self.version = 0;
             }
             match seen {
-                Seen::Present(seats) if seats.version > self.said => return Ok(seats),
+                Seen::Present(seats) if seats.version > self.version && self.said != Some(seats) => {
+                    return Ok(seats);
+                }
                 Seen::Present(_) | Seen::Nothing => {}
                 Seen::Gone => return Err(Refusal::EventNotFound { event_id: self.watched.event_id() }.into()),
             }

@@ -28,6 +28,9 @@ pub struct Look {
     pub all_ended_below: i64,
     /// Transaction ids from this one on had not been given out yet.
     pub next_transaction: i64,
+    /// When the server was started. Another run of it, or another server, may lack the end of what this one told, and give its
+    /// numbers again.
+    pub server_start: OffsetDateTime,
 }
 
 /// A place in the log: everything up to and including this change.
@@ -48,6 +51,15 @@ pub struct Placed {
     pub place: Place,
     /// What.
     pub change: Change,
+}
+
+/// A part of the log.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// In order.
+    pub changes: Vec<Placed>,
+    /// When the server that told them was started; `None` where it told none.
+    pub server_start: Option<OffsetDateTime>,
 }
 
 /// What watchers of an event are told.
@@ -78,7 +90,8 @@ pub async fn look(pool: &PgPool) -> Result<Look, StoreError> {
     let row = sqlx::query!(
         r#"SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS "last_batch!",
                   pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS "all_ended_below!",
-                  age('3'::xid)::bigint + 3 AS "next_transaction!"
+                  age('3'::xid)::bigint + 3 AS "next_transaction!",
+                  pg_postmaster_start_time() AS "server_start!"
              FROM change_batches"#
     )
     .fetch_one(pool)
@@ -89,6 +102,7 @@ pub async fn look(pool: &PgPool) -> Result<Look, StoreError> {
         last_batch: row.last_batch,
         all_ended_below: row.all_ended_below,
         next_transaction: row.all_ended_below + ahead,
+        server_start: row.server_start,
     })
 }
 
@@ -113,6 +127,7 @@ struct ChangeRow {
     details: String,
     change_time: OffsetDateTime,
     batch: i64,
+    server_start: Option<OffsetDateTime>,
 }
 
 macro_rules! query_changes {
@@ -120,7 +135,8 @@ macro_rules! query_changes {
         sqlx::query_as!(
             ChangeRow,
             r#"SELECT c.event_id, c.version, c.actor_id, c.actor_role, c.action, c.entity_id, c.subject_id,
-                      c.details::text AS "details!", c.change_time, c.batch FROM changes c "# + $rest
+                      c.details::text AS "details!", c.change_time, c.batch,
+                      pg_postmaster_start_time() AS server_start FROM changes c "# + $rest
             $(, $argument)*
         )
     };
@@ -130,7 +146,7 @@ macro_rules! query_changes {
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn after(pool: &PgPool, after: Place, horizon: i64, limit: i64) -> Result<Vec<Placed>, StoreError> {
+pub async fn after(pool: &PgPool, after: Place, horizon: i64, limit: i64) -> Result<Page, StoreError> {
     let rows = query_changes!(
         "WHERE (c.batch, c.event_id, c.version) > ($1, $2, $3) AND c.batch <= $4
            AND NOT EXISTS (SELECT FROM events e WHERE e.id = c.event_id AND e.simulation_lease_time IS NOT NULL)
@@ -143,7 +159,7 @@ pub async fn after(pool: &PgPool, after: Place, horizon: i64, limit: i64) -> Res
     )
     .fetch_all(pool)
     .await?;
-    rows.into_iter().map(Placed::try_from).collect()
+    page(rows)
 }
 
 /// Up to `limit` changes of one event after `version`. Versions of one event are committed in order, so whatever is
@@ -156,7 +172,7 @@ pub async fn of_event_after(
     event_id: Uuid,
     version: i64,
     limit: i64,
-) -> Result<Vec<Placed>, StoreError> {
+) -> Result<Page, StoreError> {
     let rows = query_changes!(
         "WHERE c.event_id = $1 AND c.version > $2 ORDER BY c.version LIMIT $3",
         event_id,
@@ -165,7 +181,22 @@ pub async fn of_event_after(
     )
     .fetch_all(pool)
     .await?;
-    rows.into_iter().map(Placed::try_from).collect()
+    page(rows)
+}
+
+fn page(rows: Vec<ChangeRow>) -> Result<Page, StoreError> {
+    let server_start = rows.first().and_then(|row| row.server_start);
+    let changes = rows.into_iter().map(Placed::try_from).collect::<Result<_, _>>()?;
+    Ok(Page { changes, server_start })
+}
+
+/// The change with this version of an event, if it is kept.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn at(pool: &PgPool, event_id: Uuid, version: i64) -> Result<Option<Placed>, StoreError> {
+    let row = query_changes!("WHERE c.event_id = $1 AND c.version = $2", event_id, version);
+    row.fetch_optional(pool).await?.map(Placed::try_from).transpose()
 }
 
 /// How these events are now; those that are gone are missing.

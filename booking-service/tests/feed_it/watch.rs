@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rowlock_proto::booking::v1 as pb;
 use rowlock_proto::booking::v1::EventState;
 use service_core::auth::Role;
-use sqlx::Connection;
+use sqlx::{AssertSqlSafe, Connection};
 use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 
@@ -133,53 +133,68 @@ async fn a_watch_does_not_wait_for_other_peoples_transactions() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_listens_when_the_log_loses_its_end_hears_of_what_comes_instead_or_has_to_begin_anew() {
+    // Numbers are given again, or go on from above those that are lost: sequences are logged ahead.
+    for numbers_from in [3, 40] {
+        lose_the_end(numbers_from).await;
+    }
+}
+
+async fn lose_the_end(numbers_from: i64) {
     let system = System::start().await;
     let event = system.event(10).await;
     let service = system.service();
-    let follow_request = || pb::StreamChangesRequest { follow: true, ..Default::default() };
-    let follow = async || service.changes().stream_changes(follow_request()).await.unwrap().into_inner();
+    let stream = async |resume_token: &str, event_id: &str| {
+        let (resume_token, event_id) = (resume_token.to_owned(), event_id.to_owned());
+        let request = pb::StreamChangesRequest { resume_token, event_id, follow: true };
+        service.changes().stream_changes(request).await.map(tonic::Response::into_inner)
+    };
     let read_on = async |changes: &mut Streaming<pb::StreamChangesResponse>, version| loop {
         let told = next(changes).await.unwrap().unwrap();
         if told.change.unwrap().version == version {
             return told.resume_token;
         }
     };
-    let mut before = follow().await;
-    for _ in 0..3 {
-        system.attendee().seat(&event).await;
-    }
-    let resume_token = read_on(&mut before, 5).await;
-    let of_event = pb::StreamChangesRequest { event_id: event.event_id.clone(), ..follow_request() };
-    let mut of_event = service.changes().stream_changes(of_event).await.unwrap().into_inner();
+    let mut before = stream("", "").await.unwrap();
+    system.attendee().seat(&event).await;
+    let token_of_3 = read_on(&mut before, 3).await;
+    system.attendee().seat(&event).await;
+    system.attendee().seat(&event).await;
+    let token_of_5 = read_on(&mut before, 5).await;
+    let mut of_event = stream("", &event.event_id).await.unwrap();
     read_on(&mut of_event, 5).await;
     let mut watch = system.attendee().watch(&event).await.unwrap();
     read_to(&mut watch, 5).await;
-    // As a standby does that takes over and has never heard of what came last.
-    sqlx::raw_sql(
-        "SELECT setval('change_batches', 1);
-         UPDATE events SET version = 3, seats_remaining = 9;
+    // As where a standby takes over that has never heard of what came last: another start, and all sessions are new.
+    let mut operator = system.pool.acquire().await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(format!(
+        "CREATE FUNCTION public.pg_postmaster_start_time() RETURNS timestamptz STABLE
+             RETURN timestamptz '2026-01-01';
+         DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database()); END $$;
          DELETE FROM registrations WHERE id IN (SELECT entity_id FROM changes WHERE version > 3);
-         DELETE FROM changes WHERE version > 3",
-    )
-    .execute(&system.pool)
+         DELETE FROM changes WHERE version > 3;
+         UPDATE events SET version = 3, seats_remaining = 9;
+         SELECT setval('change_batches', {numbers_from});
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+          WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )))
+    .execute(&mut *operator)
     .await
     .unwrap();
     let told = read_to(&mut watch, 3).await;
-    assert_eq!(told.last().map(|seats| seats.seats_remaining), Some(9));
-    assert_refused(&next(&mut of_event).await.unwrap_err(), "RESUME_TOKEN_EXPIRED");
-    let mut after = system.attendee().watch(&event).await.unwrap();
-    read_to(&mut after, 3).await;
-    system.attendee().seat(&event).await;
-    read_to(&mut after, 4).await;
-    read_to(&mut watch, 4).await;
+    assert_eq!(told.last().map(|seats| (seats.version, seats.seats_remaining)), Some((3, 9)));
     assert_refused(&next(&mut before).await.unwrap_err(), "RESUME_TOKEN_EXPIRED");
-    let resumed = pb::StreamChangesRequest { resume_token, ..Default::default() };
-    let resumed = service.changes().stream_changes(resumed).await.map(|_| ());
-    assert_refused(&resumed.unwrap_err(), "RESUME_TOKEN_EXPIRED");
-    let mut changes = follow().await;
-    read_on(&mut changes, 4).await;
-    system.attendee().seat(&event).await;
-    read_on(&mut changes, 5).await;
+    assert_refused(&next(&mut of_event).await.unwrap_err(), "RESUME_TOKEN_EXPIRED");
+    assert_refused(&stream(&token_of_5, "").await.unwrap_err(), "RESUME_TOKEN_EXPIRED");
+    // What it has heard of goes on.
+    let mut resumed = stream(&token_of_3, "").await.unwrap();
+    for version in 4..=6 {
+        system.attendee().seat(&event).await;
+        read_to(&mut watch, version).await;
+        read_on(&mut resumed, version).await;
+    }
+    // The fifth version is there again, and is another one.
+    assert_refused(&stream(&token_of_5, "").await.unwrap_err(), "RESUME_TOKEN_EXPIRED");
+    system.assert_consistent(&event).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
