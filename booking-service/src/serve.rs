@@ -12,6 +12,7 @@ use service_core::server::{GrpcServer, Listeners};
 use service_core::telemetry;
 use service_core::token::{KeySet, KnownRevocations, TokenVerifier, refresh_keys};
 use sqlx::migrate::Migrator;
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -74,6 +75,7 @@ pub async fn serve(
     let seating = Arc::new(Seating::start(&config.seating, &seats, &sources.ids));
     let feed = Feed::default();
     let booking = Arc::new(Booking {
+        counts: Semaphore::new(grpc::COUNTS),
         seating: Arc::clone(&seating),
         pool: pool.clone(),
         lookups: grpc::Lookups::start(&pool),

@@ -259,6 +259,12 @@ pub fn overwhelmed(error: &sqlx::Error) -> bool {
     code.starts_with("53") || code.starts_with("58") || code == "55P03"
 }
 
+/// Whether a statement took longer than the session's `statement_timeout`.
+#[must_use]
+pub fn timed_out(error: &sqlx::Error) -> bool {
+    code(error) == "57014"
+}
+
 /// Whether the server refused with an ordinary ERROR, after which its session goes on: the transaction is undone. FATAL and
 /// PANIC do not say so: they may come when the commit is written already, and recovery finds it.
 #[must_use]

@@ -19,6 +19,8 @@ pub struct Counted {
     pub users_registered_twice: i64,
     /// Users with more than one active queue entry.
     pub users_queued_twice: i64,
+    /// Users with an active registration and an active queue entry.
+    pub users_registered_and_queued: i64,
     /// The highest position given.
     pub last_position: i64,
     /// Seats of the first WAITING entry, if any.
@@ -77,6 +79,11 @@ pub fn verify(event: &Event, counted: &Counted, serves_queue: bool) -> Vec<Findi
         "one_active_entry_per_user",
         counted.users_queued_twice == 0,
         format!("{} users have several", counted.users_queued_twice),
+    );
+    check(
+        "nobody_is_registered_and_queued",
+        counted.users_registered_and_queued == 0,
+        format!("{} users are", counted.users_registered_and_queued),
     );
     check(
         "next_position_is_beyond_all",

@@ -104,6 +104,7 @@ impl Feed {
                 }
                 (ends, told) = (Ends::default(), 0);
                 self.horizon.send_replace(Horizon { batch: 0, server_start });
+                self.watchers.forget();
             }
             let horizon = ends.see(look).unwrap_or_default().max(self.horizon.borrow().batch);
             let watched = self.watchers.events();

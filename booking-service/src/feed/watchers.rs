@@ -119,6 +119,13 @@ impl Watchers {
         Watched { seen, horizon, server_start, event_id, watchers: Arc::clone(this) }
     }
 
+    /// Nothing that was told counts any more: the same may be told again, and is news.
+    pub(super) fn forget(&self) {
+        for event in self.lock().values() {
+            event.send_replace(Seen::Nothing);
+        }
+    }
+
     /// Tells how these events are now; those that `now` does not have are gone.
     pub(super) fn tell(&self, asked: &[Uuid], now: &[Seats]) {
         let now: HashMap<Uuid, Seats> = now.iter().map(|seats| (seats.event_id, *seats)).collect();

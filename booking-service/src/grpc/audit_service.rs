@@ -75,10 +75,11 @@ impl Audits {
         let binding =
             PageBinding::new("ListAuditEntries", &[actor.id.as_bytes(), &arguments.encode_to_vec()]);
         let before = binding.decode(&request.page_token)?.as_deref().map(list_request::place).transpose()?;
-        let rows = changes::audit(&self.0.pool, &filter, before, size + 1).await?;
-        let cursor = |row: &Placed| list_request::place_cursor(row.place);
+        let read = |before, limit| changes::audit(&self.0.pool, &filter, before, limit);
+        let (key, cursor) = (|row: &Placed| row.place, list_request::place_cursor);
+        let entry = |row: Placed| convert::change(&row.change);
         let (entries, next_page_token) =
-            list_request::page(rows, size, &binding, cursor, |row| convert::change(&row.change));
+            list_request::page(before, size, &binding, read, key, cursor, entry).await?;
         Ok(pb::ListAuditEntriesResponse { entries, next_page_token })
     }
 }

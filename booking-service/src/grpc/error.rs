@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rowlock_proto::booking::v1::ErrorReason;
 use service_core::auth::NoPrincipal;
-use service_core::database::{overwhelmed, unavailable};
+use service_core::database::{overwhelmed, timed_out, unavailable};
 use service_core::page::PageTokenInvalid;
 use service_core::status::Failure;
 use service_core::stream_end::StreamEnded;
@@ -69,6 +69,10 @@ fn failure(error: CallError) -> Failure {
         fail(Code::Unavailable, Reason::DatabaseUnavailable, "the database cannot be reached")
             .retry_after(Duration::from_secs(1))
     };
+    let deadline_exceeded = || {
+        let message = "the deadline passed before the answer was ready";
+        fail(Code::DeadlineExceeded, Reason::DeadlineExceeded, message)
+    };
     match error {
         CallError::Refused(refusal) | CallError::Command(CommandError::Refused(refusal)) => refused(refusal),
         CallError::Invalid(invalid) => refused(Refusal::Invalid(invalid.0)),
@@ -79,11 +83,7 @@ fn failure(error: CallError) -> Failure {
             fail(Code::ResourceExhausted, Reason::Overloaded, "too many calls at once")
                 .push_back(Duration::from_millis(200))
         }
-        CallError::Command(CommandError::DeadlineExceeded) => fail(
-            Code::DeadlineExceeded,
-            Reason::DeadlineExceeded,
-            "the deadline passed before the answer was ready",
-        ),
+        CallError::Command(CommandError::DeadlineExceeded) => deadline_exceeded(),
         CallError::Command(CommandError::DatabaseUnavailable) => database_unavailable(),
         CallError::Command(CommandError::OutcomeUnknown) => fail(
             Code::Unavailable,
@@ -97,6 +97,10 @@ fn failure(error: CallError) -> Failure {
             StoreError::Database(cause) if unavailable(cause) || overwhelmed(cause) => {
                 tracing::warn!(%error, "the database cannot be used");
                 database_unavailable()
+            }
+            StoreError::Database(cause) if timed_out(cause) => {
+                tracing::warn!(%error, "a query took too long");
+                deadline_exceeded()
             }
             StoreError::Database(_) | StoreError::Inconsistent { .. } => {
                 tracing::error!(%error, "a query failed");

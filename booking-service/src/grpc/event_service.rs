@@ -103,6 +103,7 @@ impl EventService for Events {
         let id = event_id(&request.get_ref().event_id)?;
         let record = self.0.visible_event(actor, id).await?;
         authority::require_runs(actor, &record.event).map_err(CallError::from)?;
+        let _place = self.0.may_count().await;
         let stats = stats::read(&self.0.pool, id).await.map_err(CallError::from)?;
         let stats = stats.ok_or(Refusal::EventNotFound { event_id: id }).map_err(CallError::from)?;
         Ok(Response::new(convert::stats(&stats)))
@@ -246,16 +247,18 @@ impl Events {
         let arguments = pb::ListEventsRequest { page_size: 0, page_token: String::new(), ..request.clone() };
         let binding = PageBinding::new("ListEvents", &[actor.id.as_bytes(), &arguments.encode_to_vec()]);
         let after = list_request::after_time_and_id(binding.decode(&request.page_token)?)?;
-        let rows = events::list(&self.0.pool, &filter, after, size + 1).await?;
-        let cursor =
-            |record: &EventRecord| list_request::time_and_id(record.event.start_time, record.event.id);
-        let (events, next_page_token) = list_request::page(rows, size, &binding, cursor, convert::event);
+        let read = |after, limit| events::list(&self.0.pool, &filter, after, limit);
+        let key = |record: &EventRecord| (record.event.start_time, record.event.id);
+        let cursor = list_request::time_and_id;
+        let (events, next_page_token) =
+            list_request::page(after, size, &binding, read, key, cursor, convert::event).await?;
         Ok(pb::ListEventsResponse { events, next_page_token })
     }
 
     async fn verified(&self, actor: Actor, id: Uuid) -> Result<pb::VerifyEventResponse, CallError> {
         let record = self.0.visible_event(actor, id).await?;
         authority::require_runs(actor, &record.event)?;
+        let _place = self.0.may_count().await;
         let (record, counted, now) =
             counting::count(&self.0.pool, id).await?.ok_or(Refusal::EventNotFound { event_id: id })?;
         let findings = verify(&record.event, &counted, record.event.serves_queue(now));

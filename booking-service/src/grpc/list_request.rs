@@ -6,6 +6,7 @@ use service_core::validation::Violations;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::store::StoreError;
 use crate::store::changes::Place;
 
 /// Reads a repeated enum filter, each value once: unknown and unspecified values are violations.
@@ -31,27 +32,43 @@ pub(super) fn known<T: Copy + PartialEq>(
 /// row has more than 100 KiB.
 const PAGE_BYTES: usize = 3 << 20;
 
-/// A page of rows, as messages, and the token of the next one. One row more than the page was asked for: if it came, there
-/// is more.
-pub(super) fn page<Row, M: Message>(
-    rows: Vec<Row>,
+/// How many rows are read at once: no more than about 5 MiB, whatever they hold.
+const PART: usize = 128;
+
+/// A page of `size` rows after a key, as messages, and the token of the next one. It is read in parts, until it is full.
+///
+/// # Errors
+/// Whatever `read` says.
+pub(super) async fn page<Row, Key: Copy, M: Message, Read: Future<Output = Result<Vec<Row>, StoreError>>>(
+    mut after: Option<Key>,
     size: i64,
     binding: &PageBinding,
-    cursor: impl Fn(&Row) -> Vec<u8>,
+    read: impl Fn(Option<Key>, i64) -> Read,
+    key: impl Fn(&Row) -> Key,
+    cursor: impl Fn(Key) -> Vec<u8>,
     message: impl Fn(Row) -> M,
-) -> (Vec<M>, String) {
-    let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let (mut page, mut bytes, mut last) = (Vec::with_capacity(rows.len().min(size)), 0, Vec::new());
-    for row in rows {
-        if page.len() == size || bytes >= PAGE_BYTES {
-            return (page, binding.encode(&last));
+) -> Result<(Vec<M>, String), StoreError> {
+    let size = usize::try_from(size).unwrap_or_default();
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    loop {
+        let is_full = |page: &[M], bytes| page.len() >= size || bytes >= PAGE_BYTES;
+        // One row more than the page has room for: if it comes, there is more.
+        let wanted = if is_full(&page, bytes) { 1 } else { PART.min(size - page.len() + 1) };
+        let rows = read(after, i64::try_from(wanted).unwrap_or(i64::MAX)).await?;
+        let is_last = rows.len() < wanted;
+        for row in rows {
+            if is_full(&page, bytes) {
+                return Ok((page, after.map_or_else(String::new, |after| binding.encode(&cursor(after)))));
+            }
+            after = Some(key(&row));
+            let message = message(row);
+            bytes += message.encoded_len();
+            page.push(message);
         }
-        last = cursor(&row);
-        let message = message(row);
-        bytes += message.encoded_len();
-        page.push(message);
+        if is_last {
+            return Ok((page, String::new()));
+        }
     }
-    (page, String::new())
 }
 
 /// The cursor of a list in order of id.
@@ -59,9 +76,19 @@ pub(super) fn after_id(cursor: Option<Vec<u8>>) -> Result<Option<Uuid>, PageToke
     cursor.map(|bytes| Uuid::from_slice(&bytes).map_err(|_| PageTokenInvalid)).transpose()
 }
 
+/// The cursor for [`after_id`].
+pub(super) fn id_cursor(id: Uuid) -> Vec<u8> {
+    id.as_bytes().to_vec()
+}
+
 /// The cursor of a list in order of position.
 pub(super) fn after_position(cursor: Option<Vec<u8>>) -> Result<Option<i64>, PageTokenInvalid> {
     cursor.map(|bytes| bytes.try_into().map(i64::from_be_bytes).map_err(|_| PageTokenInvalid)).transpose()
+}
+
+/// The cursor for [`after_position`].
+pub(super) fn position_cursor(position: i64) -> Vec<u8> {
+    position.to_be_bytes().to_vec()
 }
 
 /// The cursor of a list in order of time and id.
@@ -95,6 +122,6 @@ pub(super) fn place_cursor(place: Place) -> Vec<u8> {
 }
 
 /// The cursor for [`after_time_and_id`].
-pub(super) fn time_and_id(time: OffsetDateTime, id: Uuid) -> Vec<u8> {
+pub(super) fn time_and_id((time, id): (OffsetDateTime, Uuid)) -> Vec<u8> {
     [time.unix_timestamp_nanos().to_be_bytes(), *id.as_bytes()].concat()
 }

@@ -23,6 +23,7 @@ use service_core::ids::IdSource;
 use service_core::stream_end::StreamEnd;
 use service_core::token::KnownRevocations;
 use sqlx::PgPool;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -53,6 +54,8 @@ pub struct Booking {
     pub simulator: Simulator,
     /// The change log as it grows.
     pub feed: Feed,
+    /// Who may count the rows of an event: see [`COUNTS`].
+    pub counts: Semaphore,
     /// Tells when tokens end.
     pub clock: Arc<dyn Clock>,
     /// Which tokens are good no longer.
@@ -60,6 +63,10 @@ pub struct Booking {
     /// Cancelled when this replica begins to go away.
     pub draining: CancellationToken,
 }
+
+/// How many events may be counted at once: that reads all rows of an event, over a session of the pool, which look-ups, watches
+/// and the sweeper share. Others wait, for their deadline at most.
+pub const COUNTS: usize = 2;
 
 /// What nearly every call has to look up first.
 pub struct Lookups {
@@ -87,6 +94,12 @@ impl Lookups {
 }
 
 impl Booking {
+    /// Waits until this call may count an event's rows.
+    async fn may_count(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.counts.acquire().await.ok()
+    }
+
     /// When a stream that this request opens has to end.
     fn stream_end<T>(&self, request: &tonic::Request<T>) -> Result<StreamEnd, CallError> {
         let (revocations, draining) = (Arc::clone(&self.revocations), self.draining.clone());

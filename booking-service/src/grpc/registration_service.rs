@@ -149,17 +149,17 @@ impl Registrations {
         let binding =
             PageBinding::new("ListRegistrations", &[actor.id.as_bytes(), &arguments.encode_to_vec()]);
         let after = list_request::after_id(binding.decode(&request.page_token)?)?;
-        let pool = &self.0.pool;
-        let rows = match event_id {
-            Some(event_id) => {
-                self.0.served_event(actor, event_id).await?;
-                registrations::list_of_event(pool, event_id, &states, after, size + 1).await?
-            }
-            None => registrations::list_of_user(pool, actor.id, &states, after, size + 1).await?,
+        if let Some(event_id) = event_id {
+            self.0.served_event(actor, event_id).await?;
+        }
+        let (pool, states) = (&self.0.pool, &states);
+        let read = async |after, limit| match event_id {
+            Some(event_id) => registrations::list_of_event(pool, event_id, states, after, limit).await,
+            None => registrations::list_of_user(pool, actor.id, states, after, limit).await,
         };
-        let cursor = |row: &Registration| row.id.as_bytes().to_vec();
+        let (key, cursor) = (|row: &Registration| row.id, list_request::id_cursor);
         let (registrations, next_page_token) =
-            list_request::page(rows, size, &binding, cursor, convert::registration);
+            list_request::page(after, size, &binding, read, key, cursor, convert::registration).await?;
         Ok(pb::ListRegistrationsResponse { registrations, next_page_token })
     }
 }

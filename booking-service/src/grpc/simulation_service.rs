@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use rowlock_proto::booking::v1 as pb;
 use rowlock_proto::booking::v1::simulation_service_server::SimulationService;
+use service_core::stream_end::StreamEnd;
 use service_core::validation::{Violations, proto_duration};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -35,7 +36,7 @@ impl SimulationService for Simulations {
         &self,
         request: Request<pb::SimulateRushRequest>,
     ) -> Result<Response<Self::SimulateRushStream>, Status> {
-        let actor = actor(&request)?;
+        let (actor, end) = (actor(&request)?, self.0.stream_end(&request)?);
         let request = request.into_inner();
         let mut violations = Violations::default();
         let event_id = violations.uuid("event_id", &request.event_id);
@@ -59,7 +60,7 @@ impl SimulationService for Simulations {
                 Ok(copy) => {
                     // If the client is gone already, the first message finds out.
                     let _ = began.send(Ok(()));
-                    Rehearsal { booking, copy, rush, keep, updates }.run(permit).await;
+                    Rehearsal { booking, copy, rush, keep, updates, end }.run(permit).await;
                 }
                 Err(error) => {
                     let _ = began.send(Err(error));
@@ -80,6 +81,7 @@ struct Rehearsal {
     rush: Rush,
     keep: bool,
     updates: mpsc::Sender<Update>,
+    end: StreamEnd,
 }
 
 impl Rehearsal {
@@ -87,7 +89,7 @@ impl Rehearsal {
     async fn run(self, permit: OwnedSemaphorePermit) {
         let event_id = self.copy.event.id;
         let last = self.rehearse().await;
-        let removed = if self.keep && last.is_some() {
+        let removed = if self.keep && matches!(last, Some(Ok(_))) {
             simulations::keep(&self.booking.pool, event_id).await
         } else {
             simulate::delete_copy(&self.booking.pool, event_id).await
@@ -122,6 +124,10 @@ impl Rehearsal {
         let tally = tokio::select! {
             tally = rush => tally?,
             () = async { forward.await; std::future::pending().await } => return None,
+            ended = self.end.reached() => {
+                stop.cancel();
+                return Some(Err(CallError::from(ended).into()));
+            }
         };
         Some(match counting::count(pool, event_id).await {
             Ok(Some((record, counted, now))) => {

@@ -157,15 +157,15 @@ impl Waitlists {
             Some(event_id) => {
                 self.0.served_event(actor, event_id).await?;
                 let after = list_request::after_position(cursor)?;
-                let rows = waitlist::list_of_event(pool, event_id, &states, after, size + 1).await?;
-                let cursor = |row: &Entry| row.position.to_be_bytes().to_vec();
-                list_request::page(rows, size, &binding, cursor, entry)
+                let read = |after, limit| waitlist::list_of_event(pool, event_id, &states, after, limit);
+                let (key, cursor) = (|row: &Entry| row.position, list_request::position_cursor);
+                list_request::page(after, size, &binding, read, key, cursor, entry).await?
             }
             None => {
                 let after = list_request::after_id(cursor)?;
-                let rows = waitlist::list_of_user(pool, actor.id, &states, after, size + 1).await?;
-                let cursor = |row: &Entry| row.id.as_bytes().to_vec();
-                list_request::page(rows, size, &binding, cursor, entry)
+                let read = |after, limit| waitlist::list_of_user(pool, actor.id, &states, after, limit);
+                let (key, cursor) = (|row: &Entry| row.id, list_request::id_cursor);
+                list_request::page(after, size, &binding, read, key, cursor, entry).await?
             }
         };
         Ok(pb::ListWaitlistEntriesResponse { entries, next_page_token })

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use service_core::database::{is_plain_refusal, overwhelmed, retryable, unavailable};
+use service_core::database::{is_plain_refusal, overwhelmed, retryable, timed_out, unavailable};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::time::{Instant, timeout};
@@ -22,9 +22,6 @@ const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// A statement was prepared for a table that a migration has changed since, or on a session that a pooler has swapped, or
 /// the session was ended for being idle.
 const STALE_SESSION: [&str; 3] = ["0A000", "26000", "57P05"];
-
-/// The server gave up on a statement that took too long.
-const QUERY_CANCELED: &str = "57014";
 
 /// Why a step of a batch did not succeed.
 #[derive(Debug)]
@@ -67,7 +64,7 @@ impl From<StoreError> for Setback {
             Self::Busy
         } else if STALE_SESSION.contains(&code.as_ref()) {
             Self::Passing { code: code.into_owned(), lost: true }
-        } else if overwhelmed(cause) || code == QUERY_CANCELED {
+        } else if overwhelmed(cause) || timed_out(cause) {
             Self::Passing { code: code.into_owned(), lost: !is_plain_refusal(cause) }
         } else if unavailable(cause) {
             let code = if code.is_empty() { "connection".to_owned() } else { code.into_owned() };

@@ -26,13 +26,13 @@ pub async fn delete(connection: &mut PgConnection, event_id: Uuid) -> Result<(),
     Ok(())
 }
 
-/// Keeps a copy: it stays unlisted and is never swept.
+/// Keeps a copy for a week: it stays unlisted until it is swept.
 ///
 /// # Errors
 /// Whatever the database says.
 pub async fn keep(pool: &PgPool, event_id: Uuid) -> Result<(), StoreError> {
     sqlx::query!(
-        "UPDATE events SET simulation_lease_time = 'infinity'
+        "UPDATE events SET simulation_lease_time = clock_timestamp() + interval '7 days'
           WHERE id = $1 AND simulation_lease_time IS NOT NULL",
         event_id
     )

@@ -42,11 +42,15 @@ pub async fn count(
                count(*) FILTER (WHERE state = 'WAITING') AS "waiting!",
                count(*) FILTER (WHERE state IN ('WAITING', 'OFFERED'))
                    - count(DISTINCT user_id) FILTER (WHERE state IN ('WAITING', 'OFFERED')) AS "twice!",
+               count(DISTINCT user_id) FILTER (WHERE state IN ('WAITING', 'OFFERED') AND EXISTS (
+                   SELECT FROM registrations r
+                    WHERE r.event_id = $1 AND r.user_id = w.user_id
+                      AND r.state IN ('HELD', 'CONFIRMED', 'CHECKED_IN'))) AS "registered!",
                COALESCE(max(position), 0) AS "last_position!",
                min(seats) FILTER (WHERE state = 'WAITING') AS smallest,
-               (SELECT w.seats FROM waitlist_entries w WHERE w.event_id = $1 AND w.state = 'WAITING'
-                 ORDER BY w.position LIMIT 1) AS head
-          FROM waitlist_entries
+               (SELECT h.seats FROM waitlist_entries h WHERE h.event_id = $1 AND h.state = 'WAITING'
+                 ORDER BY h.position LIMIT 1) AS head
+          FROM waitlist_entries w
          WHERE event_id = $1
         "#,
         event_id,
@@ -71,6 +75,7 @@ pub async fn count(
         waiting_entries: entries.waiting,
         users_registered_twice: registrations.twice,
         users_queued_twice: entries.twice,
+        users_registered_and_queued: entries.registered,
         last_position: entries.last_position,
         head_seats: entries.head.map(i64::from),
         smallest_waiting: entries.smallest.map(i64::from),

@@ -118,6 +118,12 @@ async fn whatever_is_wrong_with_the_rows_of_an_event_is_found() {
             "one_active_entry_per_user",
         ),
         (
+            "UPDATE waitlist_entries w SET request_id = w.user_id, user_id = r.user_id FROM registrations r
+              WHERE w.position = 1 AND r.id = (SELECT min(id::text)::uuid FROM registrations)",
+            "UPDATE waitlist_entries SET user_id = request_id, request_id = NULL WHERE position = 1",
+            "nobody_is_registered_and_queued",
+        ),
+        (
             "UPDATE events SET next_position = 2",
             "UPDATE events SET next_position = 3",
             "next_position_is_beyond_all",

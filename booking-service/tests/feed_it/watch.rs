@@ -173,10 +173,16 @@ async fn lose_the_end(numbers_from: i64) {
          DELETE FROM registrations WHERE id IN (SELECT entity_id FROM changes WHERE version > 3);
          DELETE FROM changes WHERE version > 3;
          UPDATE events SET version = 3, seats_remaining = 9;
-         SELECT setval('change_batches', {numbers_from});
-         SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-          WHERE datname = current_database() AND pid <> pg_backend_pid()"
+         SELECT setval('change_batches', {numbers_from})"
     )))
+    .execute(&mut *operator)
+    .await
+    .unwrap();
+    // When that is committed: who connects before it would go on with the old server.
+    sqlx::query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+          WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
     .execute(&mut *operator)
     .await
     .unwrap();

@@ -34,6 +34,12 @@ impl Store {
                 users_queued_twice: twice(
                     entries().filter(|row| row.state.is_active()).map(|row| row.user_id),
                 ),
+                users_registered_and_queued: twice(
+                    registrations()
+                        .filter(|row| row.state.is_active())
+                        .map(|row| row.user_id)
+                        .chain(entries().filter(|row| row.state.is_active()).map(|row| row.user_id)),
+                ),
                 last_position: entries().map(|row| row.position).max().unwrap_or(0),
                 head_seats: line.first().map(|row| i64::from(row.seats)),
                 smallest_waiting: line.iter().map(|row| i64::from(row.seats)).min(),

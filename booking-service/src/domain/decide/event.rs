@@ -15,11 +15,15 @@ use super::{Outcome, Table, Verdict};
 impl Table<'_> {
     pub(super) fn update_event(&mut self, actor: Actor, before: &Event, patch: &EventPatch) -> Verdict {
         authority::require_runs(actor, before)?;
-        check_etag(before, patch.etag.as_deref())?;
         self.check_alive(before)?;
         let mut event = before.clone();
         let mut text = self.text(before)?;
         let changed = apply(patch, &mut event, &mut text);
+        if changed.is_empty() {
+            // Whatever the etag: it may be sent again after an answer that was lost.
+            return Ok(Outcome::Event(Box::new(EventRecord { event, text })));
+        }
+        check_etag(before, patch.etag.as_deref())?;
         let mut violations = Violations::default();
         schedule::check(&event, event.start_time != before.start_time, self.facts.now, &mut violations);
         violations.finish().map_err(|invalid| Refusal::Invalid(invalid.0))?;
@@ -29,9 +33,6 @@ impl Table<'_> {
                 capacity: event.capacity,
                 taken: before.taken(),
             });
-        }
-        if changed.is_empty() {
-            return Ok(Outcome::Event(Box::new(EventRecord { event, text })));
         }
 
         let event_id = event.id;

@@ -16,6 +16,7 @@ fn sound() -> (Event, Counted) {
         waiting_entries: 2,
         users_registered_twice: 0,
         users_queued_twice: 0,
+        users_registered_and_queued: 0,
         last_position: 4,
         head_seats: Some(3),
         smallest_waiting: Some(3),
@@ -68,6 +69,10 @@ fn a_queue_that_is_miscounted_is_found() {
 fn a_user_who_is_there_twice_is_found() {
     assert_eq!(found(|_, counted| counted.users_registered_twice = 1), ["one_active_registration_per_user"]);
     assert_eq!(found(|_, counted| counted.users_queued_twice = 1), ["one_active_entry_per_user"]);
+    assert_eq!(
+        found(|_, counted| counted.users_registered_and_queued = 1),
+        ["nobody_is_registered_and_queued"]
+    );
 }
 
 #[test]

@@ -53,7 +53,6 @@ impl Model {
 
     pub(super) fn update(&mut self, actor: Actor, old: &Event, patch: &EventPatch) -> Answer {
         Self::may_run(actor, old)?;
-        Self::same_etag(old, patch.etag.as_ref())?;
         if old.state == EventState::Cancelled {
             return refused("EVENT_CANCELLED", old.id);
         }
@@ -80,6 +79,10 @@ impl Model {
             queue_discipline: patch.queue_discipline.unwrap_or(old.queue_discipline),
             ..old.clone()
         };
+        if new == *old && text == old_text {
+            return self.event_answer(old.id);
+        }
+        Self::same_etag(old, patch.etag.as_ref())?;
         let closes = new.registration_close_time.unwrap_or(new.start_time);
         if (new.start_time != old.start_time && new.start_time <= self.now)
             || new.end_time <= new.start_time
@@ -93,10 +96,8 @@ impl Model {
             let numbers = vec![new.capacity, old.capacity - self.free(old)];
             return Err(Refused { reason: "CAPACITY_BELOW_TAKEN", named: Some(old.id), numbers });
         }
-        if new != *old || text != old_text {
-            self.set_event(new, &text, actor, ChangeAction::EventUpdated);
-            self.serve(old.id);
-        }
+        self.set_event(new, &text, actor, ChangeAction::EventUpdated);
+        self.serve(old.id);
         self.event_answer(old.id)
     }
 
