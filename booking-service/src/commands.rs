@@ -23,6 +23,7 @@ use crate::serve::{self, Sources};
 pub async fn serve(args: ServeArgs, schema: &'static Migrator) -> anyhow::Result<()> {
     let config = args.check()?;
     telemetry::init(&config.telemetry)?;
+    telemetry::log_panics();
     let shutdown = Shutdown::on_signals()?;
     let listeners = Listeners::bind(&config.server).await?;
     let clock = Arc::new(SystemClock);

@@ -37,6 +37,7 @@ const CLIENT_ID_FILE: &str = "client-id";
 pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let config = args.check()?;
     telemetry::init(&config.telemetry)?;
+    telemetry::log_panics();
     let shutdown = Shutdown::on_signals()?;
     let listeners = Listeners::bind(&config.server).await?;
     let flush = Flush::within(shutdown.token(), config.server.drain_grace);

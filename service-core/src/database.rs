@@ -149,7 +149,7 @@ where
         let code = code.unwrap_or_else(|| "connection".to_owned());
         tracing::debug!(tx = name, tries, %code, "transaction is tried again");
         metrics::counter!("db_transaction_retries_total", "tx" => name, "code" => code).increment(1);
-        let longest = FIRST_PAUSE * (1 << tries);
+        let longest = FIRST_PAUSE * (1 << (tries - 1));
         // Bound first: the generator is not `Send` and must not live across the await.
         let pause = rand::rng().random_range(Duration::ZERO..=longest);
         sleep(pause).await;

@@ -53,6 +53,11 @@ pub async fn watch_database(
                 check.set_ready();
                 LOOK_WHEN_READY
             }
+            // The pool is busy, and the server full: those sessions that there are go on.
+            Err(SchemaError::Database(error)) if known && code(&error) == TOO_MANY_CONNECTIONS => {
+                check.set_degraded("the database takes no more connections");
+                LOOK_WHEN_READY
+            }
             Err(error) if known || error.is_temporary() => {
                 check.set_unready("the database cannot be reached");
                 tracing::debug!(%error, "the database cannot be reached");

@@ -1,4 +1,4 @@
-//! Reading requests: violations are collected, a hundred at most, then the request is refused once.
+//! Reading requests: violations are collected, as many as a client can read, then the request is refused once.
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
@@ -21,9 +21,14 @@ pub struct Violation {
 #[error("the request is invalid: {}", summary(.0))]
 pub struct Invalid(pub Vec<Violation>);
 
+/// How many of the violations the message names. The details have all of them.
+const NAMED: usize = 3;
+
 fn summary(violations: &[Violation]) -> String {
-    let named: Vec<String> = violations.iter().map(|v| format!("{} {}", v.field, v.description)).collect();
-    named.join("; ")
+    let (named, others) = violations.split_at(violations.len().min(NAMED));
+    let named: Vec<String> = named.iter().map(|v| format!("{} {}", v.field, v.description)).collect();
+    let more = if others.is_empty() { String::new() } else { format!("; and {} more", others.len()) };
+    named.join("; ") + &more
 }
 
 /// Collects the violations of one request. Its readers answer a stand-in for a value that is wrong, so that reading can
@@ -36,15 +41,27 @@ const MIN_SECONDS: i64 = -62_135_596_800;
 /// The last second that is accepted: 9999-12-31T23:59:59Z.
 const MAX_SECONDS: i64 = 253_402_300_799;
 
-/// How many violations are told. A list may be wrong in each of a million places.
-const MOST_VIOLATIONS: usize = 100;
+/// How many bytes of violations are told: a list may be wrong in each of a million places, and a status travels in headers, of
+/// which clients take 8 KiB by default (gRPC core's soft limit, gRPC Java's hard one).
+const MOST_BYTES: usize = 3_000;
+/// How many characters of a field's name or of a description are told: there may be something of the request in them.
+const MOST_CHARS: usize = 100;
+
+fn cut(text: String) -> String {
+    match text.char_indices().nth(MOST_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
 
 impl Violations {
     /// Records that `field` is wrong, if not too much was before. The description continues the sentence that the field's
     /// name begins.
     pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        if self.0.len() < MOST_VIOLATIONS {
-            self.0.push(Violation { field: field.into(), description: description.into() });
+        let violation = Violation { field: cut(field.into()), description: cut(description.into()) };
+        let bytes = |violation: &Violation| violation.field.len() + violation.description.len();
+        if self.0.iter().map(bytes).sum::<usize>() + bytes(&violation) <= MOST_BYTES {
+            self.0.push(violation);
         }
     }
 
@@ -210,13 +227,29 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_told_than_somebody_reads_and_the_request_is_refused_all_the_same() {
-        let mut violations = Violations::default();
-        for n in 0..1_000_000 {
-            violations.add(format!("states[{n}]"), "must be a value that exists");
+    fn no_more_is_told_than_a_client_reads_and_the_request_is_refused_all_the_same() {
+        for name in ["states".to_owned(), "ü ".repeat(100_000)] {
+            let mut violations = Violations::default();
+            for n in 0..100_000 {
+                violations.add(format!("{name}[{n}]"), "must be a value that exists");
+            }
+            let Err(invalid) = violations.finish() else { panic!("it is wrong") };
+            assert!(invalid.0.len() > 5 && invalid.0[0].field.starts_with(&name[..6]));
+            let message = invalid.to_string();
+            let status: tonic::Status = crate::status::Failure::new(
+                tonic::Code::InvalidArgument,
+                "test",
+                crate::status::reason::VALIDATION_FAILED,
+                message,
+            )
+            .violations(invalid.0)
+            .into();
+            let mut headers = http::HeaderMap::new();
+            status.add_header(&mut headers).unwrap();
+            let bytes: usize =
+                headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+            assert!(bytes < 8_192, "{bytes}");
         }
-        let Err(Invalid(told)) = violations.finish() else { panic!("it is wrong") };
-        assert_eq!((told.len(), told[99].field.as_str()), (100, "states[99]"));
     }
 
     #[test]
@@ -241,6 +274,8 @@ mod tests {
             invalid.to_string(),
             "the request is invalid: event_id is required; title is required; capacity must be from 1 to 1000000"
         );
+        let many = vec![Violation { field: "a".to_owned(), description: "is b".to_owned() }; 7];
+        assert_eq!(summary(&many), "a is b; a is b; a is b; and 4 more");
         assert!(Violations::default().finish().is_ok());
     }
 

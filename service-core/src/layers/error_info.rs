@@ -23,12 +23,12 @@ pub(crate) struct ErrorInfoLayer {
 
 impl Middleware for ErrorInfoLayer {
     async fn handle(&self, request: Request, next: &impl Next) -> Response {
-        let own = self.methods.find(request.uri().path()).is_some_and(|method| !method.infrastructure);
+        let exists = self.methods.find(request.uri().path()).is_some();
         let response = next.run(request).await;
         let (mut parts, body) = response.into_parts();
         if parts.headers.contains_key(Status::GRPC_STATUS) {
             if let Some(code) = bare_error(&parts.headers) {
-                complete(&mut parts.headers, self.before_handler(code, own));
+                complete(&mut parts.headers, self.before_handler(code, exists));
             }
             return Response::from_parts(parts, body);
         }
@@ -37,11 +37,13 @@ impl Middleware for ErrorInfoLayer {
 }
 
 impl ErrorInfoLayer {
-    /// What an error without `ErrorInfo` means that came instead of a response. Handlers of our own give `ErrorInfo`, so it
-    /// came from reading the request.
-    fn before_handler(&self, code: Code, own_method: bool) -> Failure {
+    /// What an error without `ErrorInfo` means that came instead of a response. Handlers of our own give `ErrorInfo`, and those
+    /// of health and reflection do not fail so, so it came from reading the request.
+    fn before_handler(&self, code: Code, method_exists: bool) -> Failure {
         match code {
-            Code::Internal if own_method => Failure::new(
+            // The connection broke, or was cut, within the message. Nobody reads this.
+            Code::Unknown if method_exists => by_code(self.domain, Code::Cancelled),
+            Code::Internal if method_exists => Failure::new(
                 Code::InvalidArgument,
                 self.domain,
                 reason::VALIDATION_FAILED,
@@ -54,7 +56,7 @@ impl ErrorInfoLayer {
                 format!("the request is larger than {} bytes", self.max_message_bytes),
             )
             .with("max_bytes", self.max_message_bytes),
-            Code::Unimplemented if own_method => Failure::new(
+            Code::Unimplemented if method_exists => Failure::new(
                 code,
                 self.domain,
                 reason::METHOD_UNIMPLEMENTED,

@@ -27,7 +27,7 @@ use super::goaway::{Farewell, Frames};
 
 /// How long to wait when the system gives no more connections, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// More TLS handshakes at once wait in the system's queue of connections: each costs about a signature.
+/// How many TLS handshakes go on at once: each costs about a signature. Others wait, and who says nothing is not among them.
 const MAX_HANDSHAKES: usize = 512;
 /// The client's preface of HTTP/2 and its settings, without which nothing begins.
 const HTTP2_BEGINS: usize = 24 + 9;
@@ -43,6 +43,7 @@ pub(super) fn accept(
         tls,
         places: Arc::new(Semaphore::new(config.max_connections)),
         handshakes: JoinSet::new(),
+        slots: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
         handshake_timeout: config.handshake_timeout,
         max_age: config.max_connection_age,
         grace: config.max_connection_age_grace,
@@ -56,6 +57,7 @@ struct Door {
     places: Arc<Semaphore>,
     /// Those that speak TLS one day. Dropped with the door.
     handshakes: JoinSet<Option<Connection>>,
+    slots: Arc<Semaphore>,
     handshake_timeout: Duration,
     max_age: Duration,
     grace: Duration,
@@ -69,7 +71,7 @@ impl Door {
                     Ok(Some(connection)) => return connection,
                     _ => continue,
                 },
-                arrived = self.listener.accept(), if self.handshakes.len() < MAX_HANDSHAKES => arrived,
+                arrived = self.listener.accept() => arrived,
             };
             let stream = match arrived {
                 Ok((stream, _)) => stream,
@@ -89,15 +91,28 @@ impl Door {
             let _ = stream.set_nodelay(true);
             let place = Place::taken(place);
             let begin_by = Instant::now() + self.handshake_timeout;
-            let old_at = Instant::now() + self.max_age;
-            let times = Times { begin_by, old_at, end: old_at + self.grace };
+            let (max_age, grace) = (self.max_age, self.grace);
+            // The library counts the age from here, too.
+            let times = move || {
+                let old_at = Instant::now() + max_age;
+                Times { begin_by, old_at, end: old_at + grace }
+            };
             match &self.tls {
-                None => return Connection::new(Io::Plain(stream), place, times),
+                None => return Connection::new(Io::Plain(stream), place, times()),
                 Some(tls) => {
-                    let handshake = tls.get().accept(stream);
+                    let (tls, slots) = (tls.get(), Arc::clone(&self.slots));
+                    let handshake = async move {
+                        // Until the first byte.
+                        stream.peek(&mut [0]).await?;
+                        // It is never closed.
+                        let _slot = slots.acquire().await;
+                        tls.accept(stream).await
+                    };
                     self.handshakes.spawn(async move {
                         match timeout_at(begin_by, handshake).await {
-                            Ok(Ok(stream)) => Some(Connection::new(Io::Tls(Box::new(stream)), place, times)),
+                            Ok(Ok(stream)) => {
+                                Some(Connection::new(Io::Tls(Box::new(stream)), place, times()))
+                            }
                             Ok(Err(error)) => {
                                 refused("tls");
                                 tracing::debug!(%error, "a client does not get through TLS");
@@ -138,6 +153,9 @@ fn cut(reason: &'static str) {
 pub(super) fn begin_to_count() {
     for reason in ["age", "grace", "keepalive", "flood"] {
         metrics::counter!("grpc_connections_cut_total", "reason" => reason).increment(0);
+    }
+    for reason in ["limit", "timeout", "tls"] {
+        metrics::counter!("grpc_connections_refused_total", "reason" => reason).increment(0);
     }
 }
 

@@ -31,6 +31,9 @@ pub async fn refresh_keys(
     shutdown: CancellationToken,
 ) {
     let mut backoff = FIRST_BACKOFF;
+    for outcome in ["ok", "failed"] {
+        metrics::counter!("jwks_refreshes_total", "outcome" => outcome).increment(0);
+    }
     loop {
         let fetched = tokio::select! {
             () = shutdown.cancelled() => return,

@@ -181,6 +181,26 @@ async fn a_client_whose_authority_is_taken_out_does_not_get_in_again() {
 }
 
 #[tokio::test]
+async fn those_who_connect_and_say_nothing_keep_nobody_out() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
+    let bench = Bench::with(|config| {
+        serve(config, dir.path(), &authority.issue());
+        config.handshake_timeout = Duration::from_secs(120);
+    })
+    .await;
+    let secure = Secure { bench, dir, authority };
+    let mut silent = Vec::new();
+    // More than may be in a handshake at once.
+    for _ in 0..600 {
+        silent.push(TcpStream::connect(secure.bench.grpc).await.unwrap());
+    }
+    let answer = echo(upstream(secure.options()).channel());
+    let answer = tokio::time::timeout(Duration::from_secs(60), answer).await;
+    let answer = answer.expect("it comes before the first of them is cut");
+    assert_eq!(answer.unwrap(), "hello");
+}
+
+#[tokio::test]
 async fn who_does_not_finish_the_handshake_is_cut() {
     let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
     let bench = Bench::with(|config| {
