@@ -159,10 +159,10 @@ pub struct DefaultAddresses {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Server")]
 pub struct ServerArgs {
-    /// Where to listen for gRPC [default: all addresses, the service's own port]
+    /// Where to listen for gRPC [default: all IPv4 addresses, the service's own port]
     #[arg(long, env = "ROWLOCK_GRPC_ADDR", value_name = "HOST:PORT")]
     pub grpc_addr: Option<Checked<SocketAddr>>,
-    /// Where to listen for operations (/metrics, /livez, /readyz) [default: all addresses, the service's own port]
+    /// Where to listen for operations (/metrics, /livez, /readyz) [default: all IPv4 addresses, the service's own port]
     #[arg(long, env = "ROWLOCK_HTTP_ADDR", value_name = "HOST:PORT")]
     pub http_addr: Option<Checked<SocketAddr>>,
     /// Whether to answer gRPC reflection, true or false
