@@ -209,3 +209,60 @@ impl SeatingArgs {
         config
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn check(options: &str) -> Result<ServeConfig, ConfigErrors> {
+        let given = "booking-service serve --database-url postgres://localhost/x";
+        let Command::Serve(args) =
+            Cli::try_parse_from(given.split(' ').chain(options.split_whitespace())).unwrap().command
+        else {
+            panic!("not serve");
+        };
+        args.check()
+    }
+
+    #[test]
+    fn every_option_of_its_own_reaches_what_it_configures() {
+        let seconds = Duration::from_secs;
+        let config = check(
+            "--seating-sessions 3 --seating-queue 77 --event-lock-timeout 7ms --retry-window 8s --change-retention 9h
+             --token-issuer issuer --token-audience audience --token-algorithms EdDSA
+             --identity-client-id me --identity-client-secret secret --revocations-max-age 11s
+             --revocations-when-stale refuse --register-rate 2/s --call-rate 50/s",
+        )
+        .unwrap();
+        let seating = &config.seating;
+        assert_eq!((seating.sessions, seating.queue), (3, 77));
+        assert_eq!((seating.lock_timeout, seating.retry_window), (Duration::from_millis(7), seconds(8)));
+        assert_eq!(config.change_retention, Some(seconds(9 * 3_600)));
+        let verify = &config.tokens.verify;
+        assert_eq!((verify.issuer.as_str(), verify.audience.as_str()), ("issuer", "audience"));
+        assert_eq!(format!("{:?}", verify.algorithms), "[EdDSA]");
+        let revocations = &config.tokens.revocations;
+        let account = revocations.account.as_ref().unwrap();
+        assert_eq!((account.client_id.as_str(), account.client_secret.expose()), ("me", "secret"));
+        assert_eq!((revocations.max_age, revocations.when_stale), (seconds(11), WhenStale::Refuse));
+        // The first that fits counts a call.
+        let rates: Vec<_> =
+            config.server.rate_limits.iter().map(|limit| (limit.methods, limit.rate)).collect();
+        let rate = |text: &str| text.parse::<RateOption>().unwrap().0.unwrap();
+        assert_eq!(rates, [(Some(&[REGISTER][..]), rate("2/s")), (None, rate("50/s"))]);
+    }
+
+    #[test]
+    fn without_them_changes_are_kept_and_nobody_is_asked_for_revocations() {
+        let config = check("").unwrap();
+        assert_eq!(config.change_retention, None);
+        assert!(config.tokens.revocations.account.is_none());
+        assert_eq!(config.tokens.revocations.when_stale, WhenStale::Continue);
+        let errors =
+            check("--identity-client-id me --revocations-when-stale refuse").unwrap_err().to_string();
+        assert!(errors.contains("is required with a client id"), "{errors}");
+    }
+}

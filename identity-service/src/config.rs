@@ -235,6 +235,29 @@ mod tests {
     }
 
     #[test]
+    fn every_option_of_its_own_reaches_what_it_configures() {
+        let options = "--database-url postgres://localhost/x --keys-dir /keys --token-issuer issuer --token-audience audience
+            --public-url https://id.example.org --access-token-lifetime 11s --refresh-token-lifetime 61s
+            --session-lifetime 62s --password-hash-memory-kib 20000 --password-hash-passes 3 --password-hash-lanes 4
+            --password-hash-threads 5 --password-hash-queue 6 --sign-in-account-failures 7 --sign-in-account-pause 8s
+            --sign-in-address-failures 9 --sign-in-address-pause 10s --client-address-header x-real-ip";
+        let config = check(&options.split_whitespace().collect::<Vec<_>>()).unwrap();
+        let seconds = Duration::from_secs;
+        let tokens = &config.tokens;
+        assert_eq!((tokens.issuer.as_str(), tokens.audience.as_str()), ("issuer", "audience"));
+        assert_eq!(tokens.access_lifetime, seconds(11));
+        assert_eq!((tokens.sessions.idle, tokens.sessions.absolute), (seconds(61), seconds(62)));
+        let HashConfig { cost, limits } = config.hashing;
+        assert_eq!((cost.memory_kib, cost.passes, cost.lanes), (20_000, 3, 4));
+        assert_eq!((limits.threads, limits.waiting), (5, 6));
+        let (account, address) = (config.sign_in.account, config.sign_in.address.unwrap());
+        assert_eq!((account.free, account.longest, account.forgive), (7, seconds(8), seconds(16)));
+        assert_eq!((address.free, address.longest), (9, seconds(10)));
+        assert!(format!("{:?} {:?}", config.client_address, tokens.public_url).contains("x-real-ip"));
+        assert!(format!("{:?}", tokens.public_url).contains("id.example.org"));
+    }
+
+    #[test]
     fn every_error_is_reported_at_once() {
         let text = check(&[
             "--grpc-addr",

@@ -223,9 +223,11 @@ async fn open(crowd: &Arc<Crowd>, per_second: f64) -> anyhow::Result<()> {
     let mut people = JoinSet::new();
     let mut due = crowd.began;
     let mut client = 0;
-    while due < crowd.until {
+    // All that are due, however late they can be sent.
+    while due < crowd.until
+        && let Some(n) = crowd.count_one()
+    {
         sleep_until(due).await;
-        let Some(n) = crowd.next() else { break };
         let (crowd, asked) = (Arc::clone(crowd), due);
         people.spawn(async move {
             let answer = crowd.make(client, n).await;
@@ -258,9 +260,10 @@ type Answer = Result<&'static str, Status>;
 impl Crowd {
     /// The number of the next call, if there is one.
     fn next(&self) -> Option<usize> {
-        if Instant::now() >= self.until {
-            return None;
-        }
+        if Instant::now() >= self.until { None } else { self.count_one() }
+    }
+
+    fn count_one(&self) -> Option<usize> {
         let n = self.made.fetch_add(1, Ordering::Relaxed);
         usize::try_from(n).ok().filter(|_| n < self.calls)
     }
@@ -308,10 +311,12 @@ impl Crowd {
                 let seconds = FIRST_START + hour * 3600;
                 let start_time_after = Some(prost_types::Timestamp { seconds, nanos: 0 });
                 let request = pb::ListEventsRequest { start_time_after, ..Default::default() };
-                EventServiceClient::new(channel)
-                    .list_events(self.request(client, request))
-                    .await
-                    .map(|_| "ok")
+                let told =
+                    EventServiceClient::new(channel).list_events(self.request(client, request)).await?;
+                let events = told.into_inner().events;
+                let is_asked =
+                    |event: &pb::Event| event.start_time.is_some_and(|start| start.seconds >= seconds);
+                if_about("ok", !events.is_empty() && events.iter().all(is_asked))
             }
             Call::Rank { entries } => {
                 let entry_id = any::<String>(entries);

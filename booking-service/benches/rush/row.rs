@@ -48,7 +48,10 @@ impl Figure {
     pub(crate) fn median(&self) -> f64 {
         let mut sorted = self.rounds.clone();
         sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+        // Of an even number of rounds, the mean of the two in the middle.
+        let middle = [sorted.len().saturating_sub(1) / 2, sorted.len() / 2];
+        let [lower, upper] = middle.map(|at| sorted.get(at).copied().unwrap_or(f64::NAN));
+        f64::midpoint(lower, upper)
     }
 }
 

@@ -64,7 +64,8 @@ pub(crate) fn routes(
     end: &CancellationToken,
 ) -> Routes {
     let token = mint.token(SERVICE_ACCOUNT, Role::Service);
-    let keys = Keys { jwks_json: mint.jwks_json(), token, fetches: Arc::clone(fetches) };
+    let issued = Arc::clone(&revocations.issued);
+    let keys = Keys { jwks_json: mint.jwks_json(), token, issued, fetches: Arc::clone(fetches) };
     let streams = Streams { revocations: Arc::clone(revocations), end: end.clone() };
     Routes::new(AuthServiceServer::new(keys)).add_service(RevocationServiceServer::new(streams))
 }
@@ -83,6 +84,8 @@ pub(crate) struct Revocations {
     pub(crate) silent: AtomicBool,
     /// How many streams were opened.
     pub(crate) opened: AtomicUsize,
+    /// How many service tokens were issued.
+    pub(crate) issued: Arc<AtomicUsize>,
 }
 
 impl Default for Revocations {
@@ -93,6 +96,7 @@ impl Default for Revocations {
             ends: broadcast::Sender::new(4),
             silent: AtomicBool::new(false),
             opened: AtomicUsize::new(0),
+            issued: Arc::default(),
         }
     }
 }
@@ -179,6 +183,7 @@ impl RevocationService for Streams {
 struct Keys {
     jwks_json: String,
     token: String,
+    issued: Arc<AtomicUsize>,
     fetches: Arc<AtomicUsize>,
 }
 
@@ -214,6 +219,7 @@ impl AuthService for Keys {
         if request.into_inner().client_secret != CLIENT_SECRET {
             return Err(Status::unauthenticated("wrong"));
         }
+        self.issued.fetch_add(1, Ordering::SeqCst);
         let expires = SystemClock.now().unix_timestamp() + 300;
         Ok(Response::new(pb::IssueServiceTokenResponse {
             access_token: self.token.clone(),

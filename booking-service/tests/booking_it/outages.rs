@@ -90,6 +90,20 @@ async fn a_database_that_is_gone_for_a_while_is_found_again() {
     let (ada, http) = (system.attendee(), system.replicas[0].http);
     let registration = ada.seat(&event).await;
     proxy.faults.down.send_replace(true);
+    let retried = async || {
+        let page = get(http, "/metrics").await.1;
+        let counts = page.lines().filter(|line| line.starts_with("booking_batch_retries_total"));
+        counts.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>()
+    };
+    // What was on its way to be written is looked for; what comes later has nothing to be looked for.
+    refused(ada.register(&event).await, "DATABASE_UNAVAILABLE");
+    let (before, began) = (retried().await, Instant::now());
+    refused(ada.register(&event).await, "DATABASE_UNAVAILABLE");
+    assert!(
+        began.elapsed() >= Duration::from_millis(100),
+        "it was not tried again for as long as it is to be"
+    );
+    assert!(retried().await > before);
     refused(ada.cancel(&registration.registration_id).await, "DATABASE_UNAVAILABLE");
     refused(ada.get_event(&event).await, "DATABASE_UNAVAILABLE");
     eventually(async || get(http, "/readyz").await.0.contains(" 503")).await;

@@ -190,9 +190,12 @@ async fn a_stream_that_ends_in_good_order_or_falls_silent_is_opened_again() {
     eventually(async || identity.opened() == 2).await;
     identity.end_streams(Status::internal("broken"));
     eventually(async || identity.opened() == 3).await;
+    let issued = || identity.issued.load(Ordering::SeqCst);
+    assert_eq!(issued(), 1, "a token is used as long as it is good");
     // Its token is good no longer: it gets another one.
     identity.end_streams(failure(reason::TOKEN_REVOKED).into());
     eventually(async || identity.opened() == 4).await;
+    assert_eq!(issued(), 2);
     identity.silent.store(true, Ordering::SeqCst);
     eventually(async || identity.opened() >= 5).await;
     identity.silent.store(false, Ordering::SeqCst);

@@ -2,8 +2,8 @@
 
 use prost_types::FieldMask;
 use rowlock_proto::identity::v1::{
-    ChangePasswordRequest, RefreshTokensRequest, RevokeUserSessionsRequest, SignOutRequest,
-    UpdateUserRequest, User,
+    ChangePasswordRequest, ListMySessionsRequest, RefreshTokensRequest, RevokeMySessionRequest,
+    RevokeUserSessionsRequest, SignOutRequest, UpdateUserRequest, User,
 };
 use service_core::auth::Role;
 use uuid::Uuid;
@@ -77,6 +77,19 @@ async fn what_begins_ends_or_changes_access_leaves_an_entry() {
             entry("sessions_revoked", Some(admin), false, r#"{"sessions": 0}"#),
         ]
     );
+}
+
+#[tokio::test]
+async fn a_session_that_its_user_ends_leaves_an_entry() {
+    let server = TestServer::start().await;
+    let id: Uuid = server.sign_up("ada@example.org").await.user_id.parse().unwrap();
+    let token = server.sign_in("ada@example.org", PASSWORD).await.unwrap().access_token;
+    let list = with_token(ListMySessionsRequest::default(), &token);
+    let sessions = server.users().list_my_sessions(list).await.unwrap().into_inner().sessions;
+    let revoke = RevokeMySessionRequest { session_id: sessions[0].session_id.clone() };
+    server.users().revoke_my_session(with_token(revoke, &token)).await.unwrap();
+    let entry = |action: &str| -> Entry { (action.into(), Some(id), id, true, "{}".into()) };
+    assert_eq!(entries(&server).await, [entry("signed_in"), entry("session_revoked")]);
 }
 
 #[tokio::test]

@@ -243,6 +243,12 @@ async fn an_admin_is_made_once_and_reset_when_asked_for() {
     .await
     .unwrap();
     assert_eq!((ended, version), (2, 2), "who was signed in is signed out");
+    let acts: Vec<String> =
+        sqlx::query_scalar("SELECT action FROM audit_entries WHERE action <> 'signed_in' ORDER BY id")
+            .fetch_all(&database.pool(1))
+            .await
+            .unwrap();
+    assert_eq!(acts, ["admin_created", "admin_reset"]);
 }
 
 #[tokio::test]

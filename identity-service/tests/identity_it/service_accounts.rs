@@ -211,6 +211,9 @@ async fn rotating_without_an_overlap_ends_the_old_secret_and_the_tokens() {
     assert!(office.introspect(&after).await.active);
     let revoked = office.text("SELECT user_id || ' ' || minimum_session_version FROM revocations").await;
     assert_eq!(revoked, format!("{id} 2"));
+    let last =
+        office.text("SELECT action || ' ' || actor_id FROM audit_entries ORDER BY id DESC LIMIT 1").await;
+    assert_eq!(last, format!("service_account_secret_rotated {ADMIN}"));
 }
 
 #[tokio::test]

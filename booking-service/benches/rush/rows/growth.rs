@@ -27,6 +27,8 @@ pub(super) async fn growth(bench: &Bench) -> anyhow::Result<Row> {
     // many. Seconds after one, of which there is one in five minutes, are not what somebody with such a table has.
     let measured = bench.time * u32::try_from(bench.size(10, 1))?;
     for _ in 0..bench.rounds {
+        // What the round before has left would be no empty table.
+        sqlx::raw_sql("TRUNCATE registrations, changes").execute(&empty.pool).await?;
         for (name, system, host) in [("empty", &empty, &host_of_empty), ("grown", &grown, &host_of_grown)] {
             let event = host.event(PLENTY).await?;
             let plan = bench.plan(system, Call::Register { events: vec![event.clone()] }, 100);
