@@ -10,8 +10,6 @@ use uuid::Uuid;
 use super::audit::{Entry, append};
 use crate::domain::{Act, AuditAction, Email, Error, NewUser, Result, User};
 
-/// The index that keeps addresses unique; named in `migrations/identity`.
-
 /// A user as the columns have it.
 pub(super) struct UserRow {
     pub(super) id: Uuid,
