@@ -271,7 +271,7 @@ async fn streams_end_with_their_token_and_with_their_replica() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_watchers_all_hear_of_a_rush_and_hardly_slow_it() {
+async fn many_watchers_all_hear_of_a_rush() {
     let system = System::start().await;
     let (watchers, people) = (100 * scale(), 1_000 * scale());
     // Taken by hand, with and without in turns: single rushes of two seconds differ by a fifth.

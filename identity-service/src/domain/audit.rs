@@ -1,8 +1,8 @@
 //! What is written down about accounts, for ever.
 //!
 //! The rule: whatever begins or ends somebody's access, or changes what they may do, leaves an entry, written by the
-//! transaction that does it. Failed sign-ins are counted, not written down one by one, so that nobody can fill the table:
-//! what is written down is each pause that they lead to. A refresh that goes well leaves no entry: it happens every few
+//! transaction that does it. Failed sign-ins are counted, not written down one by one, so that strangers cannot fill the
+//! table: what is written down is each pause that they lead to. A refresh that goes well leaves no entry: it happens every few
 //! minutes, and the session tells when it was used last.
 
 use time::OffsetDateTime;

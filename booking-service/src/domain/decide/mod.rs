@@ -1,8 +1,8 @@
 //! The decision: commands in order of arrival, applied to their events, give outcomes and effects.
 //!
 //! Every command is checked first and carried out after, so a refusal leaves nothing behind, but that a lapsed hold or offer
-//! of whoever asks to come in has ended. What frees seats serves the
-//! queue before the next command is looked at: nobody can come in between.
+//! of whoever asks to come in has ended. What frees seats serves the queue before the next command is looked at: nobody can
+//! come in between.
 
 mod event;
 mod offer;
