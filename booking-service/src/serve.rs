@@ -75,7 +75,7 @@ pub async fn serve(
     let seating = Arc::new(Seating::start(&config.seating, &seats, &sources.ids));
     let feed = Feed::default();
     let booking = Arc::new(Booking {
-        counts: Semaphore::new(grpc::COUNTS),
+        counts: Arc::new(Semaphore::new(grpc::COUNTS)),
         seating: Arc::clone(&seating),
         pool: pool.clone(),
         lookups: grpc::Lookups::start(&pool),

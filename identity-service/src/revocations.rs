@@ -84,11 +84,8 @@ impl RevocationFeed {
         check.set_unready("revocations have not been read yet");
         let looking = async {
             let mut since = 0;
-            let mut looked: Option<Instant> = None;
-            let mut failing = false;
+            let (mut looked, mut failing) = (Instant::now(), false);
             loop {
-                let age = looked.map_or(Duration::ZERO, |looked| looked.elapsed());
-                metrics::gauge!("revocations_age_seconds").set(age.as_secs_f64());
                 match store::look(pool, since, clock.now()).await {
                     // Transaction ids only rise: this is another cluster, such as a standby that lacks the end.
                     Ok(look) if look.all_ended_below < since => since = 0,
@@ -96,14 +93,17 @@ impl RevocationFeed {
                         since = look.all_ended_below;
                         self.learn(look, clock.now());
                         check.set_ready();
-                        (looked, failing) = (Some(Instant::now()), false);
+                        (looked, failing) = (Instant::now(), false);
+                        metrics::gauge!("revocations_age_seconds").set(0);
                         sleep(LOOK_EVERY).await;
                     }
                     Err(error) => {
                         if !std::mem::replace(&mut failing, true) {
                             tracing::warn!(%error, "revocations cannot be read; it is tried again");
                         }
-                        if looked.is_some() && age > STALE {
+                        metrics::gauge!("revocations_age_seconds").set(looked.elapsed().as_secs_f64());
+                        let ever = self.complete_to.borrow().is_some();
+                        if ever && looked.elapsed() > STALE {
                             check.set_degraded(
                                 "revocations cannot be read: a revoked access token may pass here",
                             );

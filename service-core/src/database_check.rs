@@ -54,7 +54,9 @@ pub async fn watch_database(
                 LOOK_WHEN_READY
             }
             // The pool is busy, and the server full: those sessions that there are go on.
-            Err(SchemaError::Database(error)) if known && code(&error) == TOO_MANY_CONNECTIONS => {
+            Err(SchemaError::Database(error))
+                if known && code(&error) == TOO_MANY_CONNECTIONS && !door.shut && pool.size() > 0 =>
+            {
                 check.set_degraded("the database takes no more connections");
                 LOOK_WHEN_READY
             }

@@ -67,12 +67,11 @@ const SIZE_BUCKETS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 25
 /// How often drawn samples are folded into the histograms when nobody asks for them.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Has panics logged like everything else, with where they came from, instead of printed beside the log. What they say is
-/// logged by whoever catches them.
+/// Has panics logged like everything else, with what they say and where they came from, instead of printed beside the log.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
-        tracing::error!(place, "a panic");
+        tracing::error!(place, panic = panic.payload_as_str(), "a panic");
     }));
 }
 

@@ -21,7 +21,7 @@ pub struct Violation {
 #[error("the request is invalid: {}", summary(.0))]
 pub struct Invalid(pub Vec<Violation>);
 
-/// How many of the violations the message names. The details have all of them.
+/// How many of the violations that are told the message names. The details have all of those.
 const NAMED: usize = 3;
 
 fn summary(violations: &[Violation]) -> String {

@@ -86,6 +86,15 @@ impl Command {
                 | Action::DeleteEvent { .. }
         )
     }
+
+    /// Whether it can take minutes: it ends, or seats, however many there are.
+    pub fn may_take_long(&self) -> bool {
+        match &self.action {
+            Action::CancelEvent { .. } => true,
+            Action::Update(patch) => patch.capacity.is_some() || patch.queue_discipline.is_some(),
+            _ => false,
+        }
+    }
 }
 
 /// What is to be done.

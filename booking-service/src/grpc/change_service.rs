@@ -110,8 +110,8 @@ struct Reader {
     read: Place,
     /// How far the log was gone when this stream, or the one that it goes on from, began.
     floor: Place,
-    /// The last change that was read, by this stream or the one that it goes on from, and what it says, if that is known.
-    last: Option<(Place, Option<Digest>)>,
+    /// The last change that was read, by this stream or the one that it goes on from, and what it says.
+    last: Option<(Place, Digest)>,
     /// When the server was started that is read from.
     server_start: OffsetDateTime,
     /// Where the stream ends; `None`: it follows.
@@ -149,9 +149,7 @@ impl Reader {
     async fn check_last(&self) -> Result<(), CallError> {
         let Some((place, digest)) = self.last else { return Ok(()) };
         let kept = changes::at(&self.pool, place.event_id, place.version).await?;
-        let is_it = kept.is_some_and(|kept| {
-            kept.place == place && digest.is_none_or(|digest| digest == self::digest(&kept.change))
-        });
+        let is_it = kept.is_some_and(|kept| (kept.place, self::digest(&kept.change)) == (place, digest));
         // In this order: what retention has removed has raised the floor by now.
         if is_it || place <= changes::floor(&self.pool).await? {
             Ok(())
@@ -178,7 +176,7 @@ impl Reader {
 
     fn turn_to(&mut self, page: Page) {
         if let Some(last) = page.changes.last() {
-            self.last = Some((last.place, Some(digest(&last.change))));
+            self.last = Some((last.place, digest(&last.change)));
         }
         self.page = page.changes.into();
     }
@@ -192,7 +190,7 @@ impl Reader {
     async fn next(&mut self) -> Result<Option<pb::StreamChangesResponse>, CallError> {
         loop {
             if let Some(Placed { place, change }) = self.page.pop_front() {
-                let position = Position { place, floor: self.floor, digest: Some(digest(&change)) };
+                let position = Position { place, floor: self.floor, digest: digest(&change) };
                 return Ok(Some(pb::StreamChangesResponse {
                     change: Some(convert::change(&change)),
                     resume_token: self.binding.encode(&position.cursor()),
@@ -237,7 +235,7 @@ impl Reader {
             let page = changes::after(&self.pool, self.read, end, PAGE).await?;
             // In this order: what was gone before the page was read has raised the floor by now.
             let floor = changes::floor(&self.pool).await?;
-            if self.read > self.floor {
+            if self.last.is_some() || self.read > self.floor {
                 self.check_floor(floor)?;
             } else if floor > self.floor {
                 // Nothing has been read yet: the stream begins where the log now does.
@@ -304,25 +302,24 @@ struct Position {
     place: Place,
     /// How far the log was gone when the stream began.
     floor: Place,
-    /// What the change says; tokens of earlier versions have none.
-    digest: Option<Digest>,
+    /// What the change says.
+    digest: Digest,
 }
 
 impl Position {
     fn cursor(&self) -> Vec<u8> {
-        let digest = self.digest.as_ref().map_or(&[][..], |digest| digest);
-        [&list_request::place_cursor(self.place), &list_request::place_cursor(self.floor), digest].concat()
+        let places = [self.place, self.floor].map(list_request::place_cursor);
+        [places[0].as_slice(), &places[1], &self.digest].concat()
     }
 
     fn read(cursor: Option<Vec<u8>>) -> Result<Option<Self>, PageTokenInvalid> {
         let Some(cursor) = cursor else { return Ok(None) };
         let (place, rest) = cursor.split_at_checked(list_request::PLACE_BYTES).ok_or(PageTokenInvalid)?;
         let (floor, digest) = rest.split_at_checked(list_request::PLACE_BYTES).ok_or(PageTokenInvalid)?;
-        let digest = (!digest.is_empty()).then(|| digest.try_into().map_err(|_| PageTokenInvalid));
         Ok(Some(Self {
             place: list_request::place(place)?,
             floor: list_request::place(floor)?,
-            digest: digest.transpose()?,
+            digest: digest.try_into().map_err(|_| PageTokenInvalid)?,
         }))
     }
 }

@@ -103,8 +103,8 @@ impl EventService for Events {
         let id = event_id(&request.get_ref().event_id)?;
         let record = self.0.visible_event(actor, id).await?;
         authority::require_runs(actor, &record.event).map_err(CallError::from)?;
-        let _place = self.0.may_count().await;
-        let stats = stats::read(&self.0.pool, id).await.map_err(CallError::from)?;
+        let pool = self.0.pool.clone();
+        let stats = self.0.count(async move { stats::read(&pool, id).await }).await?;
         let stats = stats.ok_or(Refusal::EventNotFound { event_id: id }).map_err(CallError::from)?;
         Ok(Response::new(convert::stats(&stats)))
     }
@@ -258,9 +258,9 @@ impl Events {
     async fn verified(&self, actor: Actor, id: Uuid) -> Result<pb::VerifyEventResponse, CallError> {
         let record = self.0.visible_event(actor, id).await?;
         authority::require_runs(actor, &record.event)?;
-        let _place = self.0.may_count().await;
-        let (record, counted, now) =
-            counting::count(&self.0.pool, id).await?.ok_or(Refusal::EventNotFound { event_id: id })?;
+        let pool = self.0.pool.clone();
+        let counted = self.0.count(async move { counting::count(&pool, id).await }).await?;
+        let (record, counted, now) = counted.ok_or(Refusal::EventNotFound { event_id: id })?;
         let findings = verify(&record.event, &counted, record.event.serves_queue(now));
         if !findings.is_empty() {
             tracing::error!(event_id = %id, ?findings, "an event is not consistent");

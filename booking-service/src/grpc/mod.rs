@@ -23,7 +23,7 @@ use service_core::ids::IdSource;
 use service_core::stream_end::StreamEnd;
 use service_core::token::KnownRevocations;
 use sqlx::PgPool;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -35,6 +35,7 @@ use crate::domain::event::EventRecord;
 use crate::feed::Feed;
 use crate::seating::Seating;
 use crate::simulate::Simulator;
+use crate::store::StoreError;
 use crate::store::lookup::Lookup;
 use crate::store::{events, registrations, waitlist};
 
@@ -55,7 +56,7 @@ pub struct Booking {
     /// The change log as it grows.
     pub feed: Feed,
     /// Who may count the rows of an event: see [`COUNTS`].
-    pub counts: Semaphore,
+    pub counts: Arc<Semaphore>,
     /// Tells when tokens end.
     pub clock: Arc<dyn Clock>,
     /// Which tokens are good no longer.
@@ -94,10 +95,19 @@ impl Lookups {
 }
 
 impl Booking {
-    /// Waits until this call may count an event's rows.
-    async fn may_count(&self) -> Option<SemaphorePermit<'_>> {
+    /// Counts an event's rows when it is this call's turn, in a task of its own: whoever gives the call up has not ended what the
+    /// database does for it.
+    async fn count<T: Send + 'static>(
+        &self,
+        count: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, CallError> {
         // It is never closed.
-        self.counts.acquire().await.ok()
+        let place = Arc::clone(&self.counts).acquire_owned().await;
+        let counting = async move {
+            let _place = place;
+            count.await
+        };
+        Ok(tokio::spawn(counting).await.map_err(|_| CallError::UnexpectedOutcome)??)
     }
 
     /// When a stream that this request opens has to end.

@@ -64,7 +64,7 @@ impl Batch {
         let mut state = self.inbox.state();
         for &event_id in &self.events {
             let has_company = self.events.len() > 1;
-            let may_come = !state.is_revised(event_id) || !has_company && state.may_be_revised(event_id);
+            let may_come = !has_company || !state.is_revised(event_id);
             if last.len() < BATCH && !self.puts_back(event_id) && may_come {
                 state.take_from(event_id, BATCH - last.len(), last);
             }
@@ -115,7 +115,7 @@ impl Inbox {
             ready: VecDeque::new(),
             busy: HashSet::new(),
             waited_for: None,
-            revised: None,
+            long: None,
             others_first: false,
             waiting: 0,
             taken: 0,
@@ -222,9 +222,9 @@ struct State {
     busy: HashSet<Uuid>,
     /// The busy event whose lock a runner waits for: one at a time, or many would keep all runners from the others.
     waited_for: Option<Uuid>,
-    /// The event with a runner that an organizer's command is for: one at a time, or two that take minutes would keep all runners
-    /// from the others.
-    revised: Option<Uuid>,
+    /// The event with a runner that has a command for it that may take long: one at a time, or two would keep all runners from
+    /// the others. Those of other events wait, and let pass whoever comes after them.
+    long: Option<Uuid>,
     /// Whether busy events were waited for, or looked at, since others had their turn.
     others_first: bool,
     /// Commands of all events that no runner has.
@@ -273,7 +273,8 @@ impl State {
         }
         event.commands.push_back(pending);
         self.waiting += 1;
-        Ok(is_wanted)
+        // What is ready may have been passed over, see `may_take`.
+        Ok(is_wanted || (self.long.is_some() && !event.is_taken))
     }
 
     fn is_full(&self, event_id: Uuid) -> bool {
@@ -319,14 +320,13 @@ impl State {
             }
             !forgotten
         });
-        let is_turn = !self.others_first || self.ready.is_empty();
+        let is_turn = !self.others_first || !self.ready.iter().any(|&event_id| self.may_take(event_id));
         let mut until: Option<Instant> = None;
         let (mut again, mut look) = (None, Vec::new());
         for &event_id in &self.busy {
             let event = self.events.get(&event_id).filter(|event| event.wants_a_runner());
             let Some(busy) = event.and_then(|event| event.busy) else { continue };
-            // Who has the other one comes back.
-            if self.is_revised(event_id) && !self.may_be_revised(event_id) {
+            if !self.may_take(event_id) {
                 continue;
             }
             if is_turn && self.waited_for.is_none() && busy.may_wait(now) {
@@ -376,9 +376,8 @@ impl State {
             && let Some(event_id) = self.ready.pop_front()
         {
             let is_crowd = self.events.get(&event_id).is_some_and(|event| event.commands.len() >= CROWD);
-            let is_revised = self.is_revised(event_id);
-            let stands_alone = is_crowd || is_revised;
-            if stands_alone && !events.is_empty() || is_revised && !self.may_be_revised(event_id) {
+            let stands_alone = is_crowd || self.is_revised(event_id);
+            if stands_alone && !events.is_empty() || !self.may_take(event_id) {
                 later.push(event_id);
                 continue;
             }
@@ -416,20 +415,25 @@ impl State {
             .is_some_and(|event| event.commands.iter().take(BATCH).any(|next| next.command.revises_event()))
     }
 
-    /// Whether no other event is with a runner for its organizer.
-    fn may_be_revised(&self, event_id: Uuid) -> bool {
-        self.revised.is_none_or(|revised| revised == event_id)
+    /// Whether commands that may take long have to wait for those of another event.
+    fn must_be_short(&self, event_id: Uuid) -> bool {
+        self.long.is_some_and(|long| long != event_id)
     }
 
-    /// Takes up to `limit` commands of an event, without those that nobody waits for.
+    /// Whether [`Self::take_from`] takes anything of this event, or finds that nobody waits for it.
+    fn may_take(&self, event_id: Uuid) -> bool {
+        let is_short = |pending: &Pending| !pending.command.may_take_long() || pending.is_dead();
+        !self.must_be_short(event_id)
+            || self.events.get(&event_id).is_some_and(|event| event.commands.iter().any(is_short))
+    }
+
+    /// Takes up to `limit` commands of an event, without those that nobody waits for, and those that have to wait.
     fn take_from(&mut self, event_id: Uuid, limit: usize, commands: &mut Vec<Pending>) {
-        let revised = self.is_revised(event_id);
+        let must_be_short = self.must_be_short(event_id);
         let Some(event) = self.events.get_mut(&event_id) else { return };
         event.is_ready = false;
         event.is_taken = true;
-        if revised {
-            self.revised = Some(event_id);
-        }
+        let mut passed_over = Vec::new();
         let enough = commands.len() + limit;
         while commands.len() < enough
             && let Some(pending) = event.commands.pop_front()
@@ -439,6 +443,13 @@ impl State {
                 pending.answer(Err(CommandError::DeadlineExceeded));
                 continue;
             }
+            if pending.command.may_take_long() {
+                if must_be_short {
+                    passed_over.push(pending);
+                    continue;
+                }
+                self.long = Some(event_id);
+            }
             let last = ends_its_event(&pending);
             commands.push(pending);
             event.taken += 1;
@@ -446,6 +457,10 @@ impl State {
             if last {
                 break;
             }
+        }
+        self.waiting += passed_over.len();
+        for pending in passed_over.into_iter().rev() {
+            event.commands.push_front(pending);
         }
     }
 
@@ -483,7 +498,7 @@ impl State {
             }
         }
         self.waited_for = self.waited_for.filter(|event_id| !events.contains(event_id));
-        self.revised = self.revised.filter(|event_id| !events.contains(event_id));
+        self.long = self.long.filter(|event_id| !events.contains(event_id));
     }
 }
 

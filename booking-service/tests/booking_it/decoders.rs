@@ -38,7 +38,7 @@ async fn handlers() -> Routes {
         PgPoolOptions::new().acquire_timeout(Duration::from_millis(1)).connect_lazy_with(nowhere.clone());
     let seating = SeatingConfig { retry_window: Duration::ZERO, ..SeatingConfig::default() };
     let booking = Booking {
-        counts: tokio::sync::Semaphore::new(1),
+        counts: Arc::new(tokio::sync::Semaphore::new(1)),
         seating: Arc::new(Seating::start(&seating, &nowhere, &ids)),
         lookups: Lookups::start(&pool),
         pool,

@@ -146,7 +146,13 @@ async fn lose_the_end(numbers_from: i64) {
     let stream = async |resume_token: &str, event_id: &str| {
         let (resume_token, event_id) = (resume_token.to_owned(), event_id.to_owned());
         let request = pb::StreamChangesRequest { resume_token, event_id, follow: true };
-        service.changes().stream_changes(request).await.map(tonic::Response::into_inner)
+        loop {
+            match service.changes().stream_changes(request.clone()).await {
+                // With a session that is gone.
+                Err(status) if status.code() == Code::Unavailable => tokio::task::yield_now().await,
+                opened => return opened.map(tonic::Response::into_inner),
+            }
+        }
     };
     let read_on = async |changes: &mut Streaming<pb::StreamChangesResponse>, version| loop {
         let told = next(changes).await.unwrap().unwrap();

@@ -71,9 +71,14 @@ fn leaves_its_place(c: char) -> bool {
     matches!(c, '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Soft hyphen, joiners, marks of direction, invisible operators, byte order mark.
+/// Soft hyphen, joiners, marks of direction, invisible operators, fillers, variation selectors, tags, an empty pattern of
+/// Braille, byte order mark.
 fn has_no_width(c: char) -> bool {
-    matches!(c, '\u{AD}' | '\u{200B}'..='\u{200F}' | '\u{2060}'..='\u{2064}' | '\u{FEFF}')
+    matches!(
+        c,
+        '\u{AD}' | '\u{61C}' | '\u{115F}' | '\u{1160}' | '\u{180E}' | '\u{200B}'..='\u{200F}' | '\u{2060}'..='\u{2064}'
+            | '\u{2800}' | '\u{3164}' | '\u{FE00}'..='\u{FE0F}' | '\u{FEFF}' | '\u{FFA0}' | '\u{E0000}'..='\u{E007F}'
+    )
 }
 
 /// The role of somebody who signs up: none asked for is an attendee, and nobody signs up as an admin or a
@@ -131,6 +136,8 @@ mod tests {
             "A\u{2028}B",
             "A\u{202E}B",
             "\u{200B} \u{FEFF}",
+            "\u{3164}",
+            "\u{2800}\u{FE0F}",
         ] {
             assert!(!valid(name), "{name:?}");
         }

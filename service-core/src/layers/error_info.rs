@@ -23,12 +23,13 @@ pub(crate) struct ErrorInfoLayer {
 
 impl Middleware for ErrorInfoLayer {
     async fn handle(&self, request: Request, next: &impl Next) -> Response {
-        let exists = self.methods.find(request.uri().path()).is_some();
+        let method = self.methods.find(request.uri().path());
+        let (exists, own) = (method.is_some(), method.is_some_and(|method| !method.infrastructure));
         let response = next.run(request).await;
         let (mut parts, body) = response.into_parts();
         if parts.headers.contains_key(Status::GRPC_STATUS) {
             if let Some(code) = bare_error(&parts.headers) {
-                complete(&mut parts.headers, self.before_handler(code, exists));
+                complete(&mut parts.headers, self.before_handler(code, exists, own));
             }
             return Response::from_parts(parts, body);
         }
@@ -39,7 +40,7 @@ impl Middleware for ErrorInfoLayer {
 impl ErrorInfoLayer {
     /// What an error without `ErrorInfo` means that came instead of a response. Handlers of our own give `ErrorInfo`, and those
     /// of health and reflection do not fail so, so it came from reading the request.
-    fn before_handler(&self, code: Code, method_exists: bool) -> Failure {
+    fn before_handler(&self, code: Code, method_exists: bool, own_method: bool) -> Failure {
         match code {
             // The connection broke, or was cut, within the message. Nobody reads this.
             Code::Unknown if method_exists => by_code(self.domain, Code::Cancelled),
@@ -56,7 +57,8 @@ impl ErrorInfoLayer {
                 format!("the request is larger than {} bytes", self.max_message_bytes),
             )
             .with("max_bytes", self.max_message_bytes),
-            Code::Unimplemented if method_exists => Failure::new(
+            // Reflection is not there where it is turned off.
+            Code::Unimplemented if own_method => Failure::new(
                 code,
                 self.domain,
                 reason::METHOD_UNIMPLEMENTED,

@@ -157,6 +157,10 @@ pub(super) fn begin_to_count() {
     for reason in ["limit", "timeout", "tls"] {
         metrics::counter!("grpc_connections_refused_total", "reason" => reason).increment(0);
     }
+    for outcome in ["ok", "failed"] {
+        metrics::counter!("tls_reloads_total", "outcome" => outcome).increment(0);
+    }
+    metrics::gauge!("tls_files_in_use").set(1);
 }
 
 fn refused(reason: &'static str) {

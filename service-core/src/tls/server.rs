@@ -96,10 +96,6 @@ impl Acceptor {
         let files = tls.read()?;
         let current = Arc::new(RwLock::new(Arc::new(tls.config(&files)?)));
         warn_if_readable_by_all(&tls.key_file);
-        // From the start on: an alert on a rise needs the value before it.
-        for outcome in ["ok", "failed"] {
-            metrics::counter!("tls_reloads_total", "outcome" => outcome).increment(0);
-        }
         Ok(Self { tls, current, seen: files.digest() })
     }
 
@@ -116,10 +112,12 @@ impl Acceptor {
                 Ok(false) => {}
                 Ok(true) => {
                     metrics::counter!("tls_reloads_total", "outcome" => "ok").increment(1);
+                    metrics::gauge!("tls_files_in_use").set(1);
                     tracing::info!("certificates are read anew");
                 }
                 Err(error) => {
                     metrics::counter!("tls_reloads_total", "outcome" => "failed").increment(1);
+                    metrics::gauge!("tls_files_in_use").set(0);
                     tracing::warn!(%error, "changed certificates cannot be used; the ones from before stay");
                 }
             }

@@ -171,8 +171,13 @@ async fn what_an_organizer_changes_has_a_batch_of_its_own() {
     assert_eq!(looks, [(Locking::IfFree, vec![(2, 2)]), (Locking::IfFree, vec![(1, 1), (3, 1)])]);
 }
 
+/// What a runner would take now.
+fn now(inbox: &Arc<Inbox>) -> Option<Vec<(u128, usize)>> {
+    next_after(inbox, Duration::ZERO).map(|batch| shape(&batch))
+}
+
 #[tokio::test]
-async fn of_events_that_their_organizers_change_one_at_a_time_is_with_a_runner() {
+async fn of_commands_that_take_long_one_at_a_time_is_with_a_runner_and_others_pass() {
     let (inbox, mut answers) = inbox(10_000, &[]);
     let mut push = |pending: (Pending, Receiver<Answer>)| {
         inbox.push(pending.0).unwrap();
@@ -189,33 +194,49 @@ async fn of_events_that_their_organizers_change_one_at_a_time_is_with_a_runner()
     let mut part = std::mem::take(&mut others.commands);
     others.let_in(&mut part);
     assert_eq!(part.len(), 1, "nor let in");
-    assert!(matches!(inbox.state().take(Instant::now()), Next::Nothing { until: None }));
     drop(others);
-    assert!(matches!(inbox.state().take(Instant::now()), Next::Nothing { until: None }));
-    // Its turn comes with the end of the first one, and somebody is woken for it.
+    assert_eq!(now(&inbox), None);
+    // Whoever comes after it does not wait for it, and somebody is woken for them.
+    let waits = tokio::spawn({
+        let inbox = Arc::clone(&inbox);
+        async move { numbers(&next(&inbox).await) }
+    });
+    yield_now().await;
+    push(command(2, 7));
+    assert_eq!(waits.await.unwrap(), [7]);
+    assert_eq!(now(&inbox), None);
+    // Its turn comes with the end of the first one, and somebody is woken for that, too.
     let waits = tokio::spawn({
         let inbox = Arc::clone(&inbox);
         async move { shape(&next(&inbox).await) }
     });
-    tokio::task::yield_now().await;
+    yield_now().await;
     first.give_up();
-    assert_eq!(waits.await.unwrap(), [(2, 1)]);
-    assert_eq!(shape(&next(&inbox).await), [(3, 1)]);
+    assert_eq!(waits.await.unwrap(), [(3, 1)]);
+    assert_eq!(now(&inbox), Some(vec![(2, 1)]));
 }
 
 #[tokio::test]
-async fn of_busy_events_that_their_organizers_change_one_at_a_time_is_with_a_runner() {
-    let (inbox, mut answers) = inbox(10_000, &[(1, 1), (2, 1)]);
-    let mut busy = next(&inbox).await;
-    busy.timed_out();
+async fn busy_events_have_their_turn_while_what_is_ready_has_to_wait() {
+    let (inbox, mut answers) = inbox(10_000, &[(1, 1)]);
+    let mut push = |pending: (Pending, Receiver<Answer>)| {
+        inbox.push(pending.0).unwrap();
+        answers.push(pending.1);
+    };
+    wait_in_vain(&inbox).await;
+    look_in_vain(&inbox).await;
+    push(end_of(2));
+    let long = next(&inbox).await;
+    assert_eq!(shape(&long), [(2, 1)]);
+    push(end_of(3));
+    let busy = next_after(&inbox, Duration::from_millis(300)).unwrap();
+    assert_eq!(shape(&busy), [(1, 1)]);
     busy.give_up();
-    for event in [1, 2] {
-        let (end, answer) = end_of(event);
-        inbox.push(end).unwrap();
-        answers.push(answer);
-    }
-    let waited_for = next_after(&inbox, Duration::from_secs(1)).unwrap();
-    assert_eq!(shape(&waited_for).len(), 1);
+    // Nor do busy ones begin what takes long.
+    push(end_of(1));
+    let busy = next_after(&inbox, Duration::from_secs(1)).unwrap();
+    assert_eq!(shape(&busy), [(1, 1)], "without its end");
+    drop(busy);
     assert!(next_after(&inbox, Duration::from_secs(1)).is_none());
 }
 

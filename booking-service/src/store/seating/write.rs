@@ -119,9 +119,15 @@ pub async fn are_unchanged(
 /// # Errors
 /// Whatever the database says. If it says nothing, it may have committed.
 pub async fn rule_out(connection: &mut PgConnection, events: &[Uuid]) -> Result<(), StoreError> {
-    sqlx::query!("UPDATE events SET fence = fence + 1 WHERE id = ANY($1)", events)
+    let raised = sqlx::query!("UPDATE events SET fence = fence + 1 WHERE id = ANY($1)", events)
         .execute(&mut *connection)
         .await?;
+    if raised.rows_affected() == 0 {
+        // They are gone. A commit of nothing would not wait for a standby.
+        sqlx::raw_sql("SELECT pg_logical_emit_message(true, 'rowlock', '')")
+            .execute(&mut *connection)
+            .await?;
+    }
     commit(connection).await
 }
 
