@@ -52,6 +52,8 @@ pub async fn get(pool: &PgPool, id: Uuid) -> Result<Option<(Entry, Uuid)>, Store
 /// # Errors
 /// Whatever the database says.
 pub async fn rank(pool: &PgPool, event_id: Uuid, position: i64) -> Result<Option<i64>, StoreError> {
+    // The state is compared outside of the look-up: as a part of it, it lets the planner walk the index of heads, that is the
+    // whole queue, as long as it has no statistics.
     let rank = sqlx::query_scalar!(
         r#"
         SELECT $2 - head.position + 1
@@ -66,8 +68,7 @@ pub async fn rank(pool: &PgPool, event_id: Uuid, position: i64) -> Result<Option
                                         AND w.state = 'WAITING'
                                       ORDER BY w.seats, w.position LIMIT 1) AS first
                  WHERE e.id = $1) AS head
-         WHERE EXISTS (SELECT FROM waitlist_entries w
-                        WHERE w.event_id = $1 AND w.position = $2 AND w.state = 'WAITING')
+         WHERE (SELECT w.state FROM waitlist_entries w WHERE w.event_id = $1 AND w.position = $2) = 'WAITING'
         "#,
         event_id,
         position,

@@ -143,6 +143,34 @@ async fn the_last_connection_of_a_pool_is_not_kept() {
     assert!(times >= 199, "{times} times");
 }
 
+#[tokio::test]
+async fn a_rank_is_told_without_reading_the_queue_before_the_database_has_any_statistics() {
+    let database = TestCluster::database("booking", &MIGRATOR).await;
+    let session = connect_options(&database.config(), "rowlock-test").options(reading_options());
+    // One session, in one transaction: what it writes is in no statistics, and what it reads is counted for it.
+    let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(session);
+    let event_id = id(7);
+    for statement in [
+        "BEGIN",
+        "INSERT INTO events (id, organizer_id, title, description, location, start_time, end_time, capacity,
+                             seats_remaining, waitlist_size, next_position, max_seats_per_registration, waitlist_policy,
+                             offer_ttl_ms, queue_discipline, state, version, create_time, update_time)
+         VALUES ('00000000-0000-0000-0000-000000000007', gen_random_uuid(), '', '', '', now() + interval '1 day',
+                 now() + interval '2 days', 1, 0, 20000, 20001, 1, 'PROMOTE', 60000, 'STRICT', 'PUBLISHED', 1, now(), now())",
+        "INSERT INTO waitlist_entries (event_id, position, id, user_id, seats, state, create_time, update_time)
+         SELECT '00000000-0000-0000-0000-000000000007', n, gen_random_uuid(), gen_random_uuid(), 1, 'WAITING', now(), now()
+           FROM generate_series(1, 20000) n",
+    ] {
+        sqlx::raw_sql(statement).execute(&pool).await.unwrap();
+    }
+    let counted = "SELECT sum(pg_stat_get_xact_blocks_fetched(indexrelid))::bigint FROM pg_index
+                    WHERE indrelid = 'waitlist_entries'::regclass";
+    let before: i64 = sqlx::query_scalar(counted).fetch_one(&pool).await.unwrap();
+    assert_eq!(waitlist::rank(&pool, event_id, 15_000).await.unwrap(), Some(15_000));
+    let after: i64 = sqlx::query_scalar(counted).fetch_one(&pool).await.unwrap();
+    assert!(after - before < 50, "{} pages of indexes were read", after - before);
+}
+
 /// The planner knows nothing of a new or restored database, and much depends on what it supposes then.
 #[tokio::test]
 async fn many_are_looked_up_by_index_before_the_database_has_any_statistics() {
