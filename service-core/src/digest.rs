@@ -15,6 +15,13 @@ pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     digest
 }
 
+/// The first `N` bytes, of 32, of the [`sha256`] of `parts`: enough to tell apart what nobody forges.
+#[must_use]
+pub fn sha256_start<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
+    let whole = sha256(parts);
+    std::array::from_fn(|at| whole.get(at).copied().unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -24,5 +31,6 @@ mod tests {
         assert_ne!(sha256(&[b"ab", b"c"]), sha256(&[b"a", b"bc"]));
         assert_ne!(sha256(&[b"ab"]), sha256(&[b"ab", b""]));
         assert_eq!(sha256(&[b"ab", b"c"]), sha256(&[b"ab", b"c"]));
+        assert_eq!(sha256_start::<8>(&[b"ab", b"c"]), sha256(&[b"ab", b"c"])[..8]);
     }
 }

@@ -6,7 +6,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::digest::sha256;
+use crate::digest::{sha256, sha256_start};
 
 /// Longer than any token that is given out; what is longer is not even decoded.
 const MAX_TOKEN_CHARS: usize = 1_024;
@@ -57,11 +57,7 @@ impl PageBinding {
     }
 
     fn checksum(&self, cursor: &[u8]) -> [u8; CHECKSUM_BYTES] {
-        let mut checksum = [0; CHECKSUM_BYTES];
-        for (to, from) in checksum.iter_mut().zip(sha256(&[&self.0, cursor])) {
-            *to = from;
-        }
-        checksum
+        sha256_start(&[&self.0, cursor])
     }
 }
 

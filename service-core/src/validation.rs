@@ -34,7 +34,11 @@ fn summary(violations: &[Violation]) -> String {
 /// Collects the violations of one request. Its readers answer a stand-in for a value that is wrong, so that reading can
 /// go on; [`Violations::finish`] must be called before any value is used.
 #[derive(Debug, Default)]
-pub struct Violations(Vec<Violation>);
+pub struct Violations {
+    told: Vec<Violation>,
+    /// How long they are together, names and descriptions.
+    bytes: usize,
+}
 
 /// The earliest time that is accepted: 0001-01-01T00:00:00Z, as `google.protobuf.Timestamp` has it.
 const MIN_SECONDS: i64 = -62_135_596_800;
@@ -59,9 +63,10 @@ impl Violations {
     /// name begins.
     pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
         let violation = Violation { field: cut(field.into()), description: cut(description.into()) };
-        let bytes = |violation: &Violation| violation.field.len() + violation.description.len();
-        if self.0.iter().map(bytes).sum::<usize>() + bytes(&violation) <= MOST_BYTES {
-            self.0.push(violation);
+        let bytes = self.bytes + violation.field.len() + violation.description.len();
+        if bytes <= MOST_BYTES {
+            self.bytes = bytes;
+            self.told.push(violation);
         }
     }
 
@@ -160,7 +165,7 @@ impl Violations {
     /// Whether nothing was wrong so far.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.told.is_empty()
     }
 
     /// Refuses the request if anything was wrong with it.
@@ -168,7 +173,7 @@ impl Violations {
     /// # Errors
     /// [`Invalid`] with the violations, in the order in which they were found.
     pub fn finish(self) -> Result<(), Invalid> {
-        if self.0.is_empty() { Ok(()) } else { Err(Invalid(self.0)) }
+        if self.told.is_empty() { Ok(()) } else { Err(Invalid(self.told)) }
     }
 }
 
@@ -219,7 +224,7 @@ mod tests {
     fn complaints<T>(read: impl FnOnce(&mut Violations) -> T) -> (T, Vec<String>) {
         let mut violations = Violations::default();
         let value = read(&mut violations);
-        (value, violations.0.into_iter().map(|v| v.description).collect())
+        (value, violations.told.into_iter().map(|v| v.description).collect())
     }
 
     fn is_fine<T>(read: impl FnOnce(&mut Violations) -> T) -> bool {

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use rowlock_proto::booking::v1 as pb;
 use rowlock_proto::booking::v1::change_service_server::ChangeService;
-use service_core::digest::sha256;
+use service_core::digest::sha256_start;
 use service_core::page::{PageBinding, PageTokenInvalid};
 use service_core::stream_end::{StreamEnd, StreamEnded};
 use service_core::validation::Violations;
@@ -283,16 +283,13 @@ impl Reader {
 type Digest = [u8; 8];
 
 fn digest(change: &Change) -> Digest {
-    let whole = sha256(&[
+    sha256_start(&[
         change.actor.id.as_bytes(),
         change.action.word().as_bytes(),
         change.entity_id.as_bytes(),
         change.subject_id.unwrap_or_default().as_bytes(),
         change.details.to_string().as_bytes(),
-    ]);
-    let mut short = Digest::default();
-    short.iter_mut().zip(whole).for_each(|(short, whole)| *short = whole);
-    short
+    ])
 }
 
 /// What a resume token says.

@@ -6,7 +6,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::StoreError;
-use super::rows::{query_registrations, read};
+use super::rows::{query_events_of, query_registrations, read};
 use crate::domain::registration::{Registration, RegistrationState};
 
 /// The events that registrations belong to. That never changes, so it may be read before the lock.
@@ -17,15 +17,7 @@ pub async fn events_of(
     connection: &mut PgConnection,
     ids: Vec<Uuid>,
 ) -> Result<HashMap<Uuid, Uuid>, StoreError> {
-    // One by one: without statistics (a new database, one that was just restored) the planner takes it that each id is that
-    // of every 200th row, and reads the whole table for a few dozen in `= ANY`.
-    let rows = sqlx::query!(
-        r#"SELECT x.id AS "id!", x.event_id AS "event_id!" FROM unnest($1::uuid[]) AS k (id)
-            CROSS JOIN LATERAL (SELECT id, event_id FROM registrations y WHERE y.id = k.id LIMIT 1) x"#,
-        &ids,
-    )
-    .fetch_all(connection)
-    .await?;
+    let rows = query_events_of!("registrations", &ids).fetch_all(connection).await?;
     Ok(rows.into_iter().map(|row| (row.id, row.event_id)).collect())
 }
 

@@ -56,6 +56,23 @@ macro_rules! query_entries {
 }
 pub(super) use query_entries;
 
+/// Selects the events that rows of this table belong to, by their ids: `query_events_of!("registrations", &ids)`.
+///
+/// One by one: without statistics (a new database, one that was just restored) the planner takes it that each id is that of
+/// every 200th row, and reads the whole table for a few dozen in `= ANY`.
+macro_rules! query_events_of {
+    ($table:literal, $ids:expr) => {
+        sqlx::query!(
+            r#"SELECT x.id AS "id!", x.event_id AS "event_id!" FROM unnest($1::uuid[]) AS k (id)
+            CROSS JOIN LATERAL (SELECT id, event_id FROM "#
+                + $table
+                + " y WHERE y.id = k.id LIMIT 1) x",
+            $ids,
+        )
+    };
+}
+pub(super) use query_events_of;
+
 /// A row of `events`.
 pub(super) struct EventRow {
     pub(super) id: Uuid,

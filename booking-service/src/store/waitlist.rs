@@ -6,7 +6,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::StoreError;
-use super::rows::{query_entries, read};
+use super::rows::{query_entries, query_events_of, read};
 use crate::domain::waitlist::{Entry, EntryState};
 
 /// The events that entries belong to. That never changes, so it may be read before the lock.
@@ -17,14 +17,7 @@ pub async fn events_of(
     connection: &mut PgConnection,
     ids: Vec<Uuid>,
 ) -> Result<HashMap<Uuid, Uuid>, StoreError> {
-    // One by one, as those of registrations.
-    let rows = sqlx::query!(
-        r#"SELECT x.id AS "id!", x.event_id AS "event_id!" FROM unnest($1::uuid[]) AS k (id)
-            CROSS JOIN LATERAL (SELECT id, event_id FROM waitlist_entries y WHERE y.id = k.id LIMIT 1) x"#,
-        &ids,
-    )
-    .fetch_all(connection)
-    .await?;
+    let rows = query_events_of!("waitlist_entries", &ids).fetch_all(connection).await?;
     Ok(rows.into_iter().map(|row| (row.id, row.event_id)).collect())
 }
 

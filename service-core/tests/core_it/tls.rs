@@ -27,6 +27,17 @@ impl Secure {
         Self::showing(mutual, TestAuthority::issue).await
     }
 
+    /// A server with a certificate, and this besides.
+    async fn with(edit: impl FnOnce(&mut ServerConfig)) -> Self {
+        let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
+        let bench = Bench::with(|config| {
+            serve(config, dir.path(), &authority.issue());
+            edit(config);
+        })
+        .await;
+        Self { bench, dir, authority }
+    }
+
     async fn showing(mutual: bool, issue: impl FnOnce(&TestAuthority) -> TestCertificate) -> Self {
         let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
         let bench = Bench::with(|config| serve(config, dir.path(), &issue(&authority))).await;
@@ -182,13 +193,7 @@ async fn a_client_whose_authority_is_taken_out_does_not_get_in_again() {
 
 #[tokio::test]
 async fn those_who_connect_and_say_nothing_keep_nobody_out() {
-    let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
-    let bench = Bench::with(|config| {
-        serve(config, dir.path(), &authority.issue());
-        config.handshake_timeout = Duration::from_secs(120);
-    })
-    .await;
-    let secure = Secure { bench, dir, authority };
+    let secure = Secure::with(|config| config.handshake_timeout = Duration::from_secs(120)).await;
     let mut silent = Vec::new();
     // More than may be in a handshake at once.
     for _ in 0..600 {
@@ -202,14 +207,9 @@ async fn those_who_connect_and_say_nothing_keep_nobody_out() {
 
 #[tokio::test]
 async fn who_does_not_finish_the_handshake_is_cut() {
-    let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
-    let bench = Bench::with(|config| {
-        serve(config, dir.path(), &authority.issue());
-        config.handshake_timeout = Duration::from_millis(200);
-    })
-    .await;
+    let secure = Secure::with(|config| config.handshake_timeout = Duration::from_millis(200)).await;
     for beginning in [&b""[..], b"\x16\x03\x01\x02\x00"] {
-        let mut silent = TcpStream::connect(bench.grpc).await.unwrap();
+        let mut silent = TcpStream::connect(secure.bench.grpc).await.unwrap();
         silent.write_all(beginning).await.unwrap();
         let mut answer = Vec::new();
         let ended = tokio::time::timeout(Duration::from_secs(10), silent.read_to_end(&mut answer)).await;
