@@ -87,10 +87,12 @@ impl Command {
         )
     }
 
-    /// Whether it can take minutes: it ends, or seats, however many there are.
+    /// Whether it can take minutes: it ends, or seats, however many there are. Then nothing for its event may come after it in a
+    /// batch, for its effects are not all there when the next command is looked at: the end of an event is carried out by a
+    /// statement of its own (see `Ending`), and of a queue that is served the rest may follow (see `Decision::unserved`).
     pub fn may_take_long(&self) -> bool {
         match &self.action {
-            Action::CancelEvent { .. } => true,
+            Action::CancelEvent { .. } | Action::ServeQueue => true,
             Action::Update(patch) => patch.capacity.is_some() || patch.queue_discipline.is_some(),
             _ => false,
         }
@@ -144,6 +146,9 @@ pub enum Action {
         /// The entry.
         entry_id: Uuid,
     },
+    /// Give free seats to the queue, from where a batch before it in the same transaction has stopped
+    /// (see `Decision::unserved`). The service's own.
+    ServeQueue,
     /// Change the event.
     Update(Box<EventPatch>),
     /// Open the event to everybody.

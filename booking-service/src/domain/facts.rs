@@ -54,6 +54,7 @@ impl Wanted {
                 | Action::Publish { .. }
                 | Action::CancelEvent { .. }
                 | Action::DeleteEvent { .. } => wanted.texts.push(event_id),
+                Action::ServeQueue => {}
             }
         }
         wanted
@@ -71,11 +72,18 @@ pub struct HeadsWanted {
     pub limit: i64,
 }
 
+/// [`Facts::portion`], unless a test has it smaller. A party costs some 4 KiB until it is written, with all the labels that it
+/// may have ten times as much.
+const PORTION: i32 = 1_000;
+
 /// The rows, indexed by what the rules ask for.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// The database's clock: as it was read with the events or, where they are remembered, has gone on since.
     pub now: OffsetDateTime,
+    /// How many seats the queue is given by one command, or a few more with the last party: how much of it has to be in memory
+    /// at once when an organizer has a hundred thousand seats more. At least 1.
+    pub portion: i32,
     pub(super) events: HashMap<Uuid, Event>,
     pub(super) texts: HashMap<Uuid, EventText>,
     pub(super) registrations: HashMap<Uuid, Registration>,
@@ -101,6 +109,7 @@ impl Facts {
     pub fn new(now: OffsetDateTime, events: Vec<Event>) -> Self {
         Self {
             now,
+            portion: PORTION,
             events: events.into_iter().map(|event| (event.id, event)).collect(),
             texts: HashMap::new(),
             registrations: HashMap::new(),
@@ -156,12 +165,15 @@ impl Facts {
     ///
     /// If they can free at most F seats of an event (those free now and those of entries that leave counted), then of
     /// parties of size s at most F / s are served or leave: the first F / s + 1 of each size are all that
-    /// [`super::decide::decide`] can look at, however long the queue is.
+    /// [`super::decide::decide`] can look at, however long the queue is. What an organizer frees is given away in portions:
+    /// however many seats that are, of this batch's F they are one portion and its last party.
     pub fn heads_wanted<'a>(&self, commands: impl IntoIterator<Item = &'a Command>) -> Vec<HeadsWanted> {
         #[derive(Default)]
         struct Reach {
             freed: i64,
             serves: bool,
+            /// Seats beyond those, if what is free is given away in portions.
+            raised: Option<i64>,
         }
         let mut reach: BTreeMap<Uuid, Reach> = BTreeMap::new();
         // The same seats may be named twice in a batch but are freed once.
@@ -207,10 +219,13 @@ impl Facts {
                 // A queue is long, and looking into it is for those who may change its event.
                 // (Not for the right etag alone: that is not known before the commands ahead of this one are applied.)
                 Action::Update(patch) if authority::runs_event(command.actor, event.organizer_id) => {
+                    let capacity = patch.capacity.unwrap_or(event.capacity);
                     reach.serves = true;
-                    if let Some(capacity) = patch.capacity {
-                        reach.freed += i64::from(capacity.saturating_sub(event.capacity).max(0));
-                    }
+                    reach.raised = Some(i64::from(capacity.saturating_sub(event.capacity).max(0)));
+                }
+                Action::ServeQueue => {
+                    reach.serves = true;
+                    reach.raised = Some(0);
                 }
                 Action::Update(_)
                 | Action::Confirm { .. }
@@ -229,7 +244,13 @@ impl Facts {
             if !reach.serves || event.waitlist_size == 0 || !event.serves_queue(self.now) {
                 continue;
             }
-            let free = i64::from(event.seats_remaining) + reach.freed;
+            let mut free = i64::from(event.seats_remaining) + reach.freed;
+            if let Some(raised) = reach.raised {
+                // A last party may be more than the portion has left, and fewer seats than its head wants may have been free
+                // before.
+                let portion = i64::from(self.portion) + 2 * i64::from(LARGEST_PARTY);
+                free = (free + raised).min(reach.freed + portion);
+            }
             for seats in 1..=event.largest_party.min(LARGEST_PARTY) {
                 let limit = (free / i64::from(seats) + 1).min(i64::from(event.waitlist_size));
                 wanted.push(HeadsWanted { event_id, seats, limit });

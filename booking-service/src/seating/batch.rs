@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use service_core::ids::IdSource;
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::inbox::Locking;
 use super::recent::{Recent, Remembered};
 use super::session::{Session, Setback, within};
-use crate::domain::command::Command;
+use crate::domain::command::{Action, Actor, Command};
 use crate::domain::decide::{Decision, Outcome, Verdict, decide};
 use crate::domain::effects::{Effects, Ending};
+use crate::domain::event::Event;
 use crate::domain::facts::Wanted;
 use crate::store::StoreError;
 use crate::store::seating::{
@@ -57,7 +59,7 @@ pub(super) async fn attempt_remembered(
     let events = event_ids(commands.iter().copied());
     let Some(remembered) = recent.recall(&events, Instant::now()) else { return Ok(None) };
     let Remembered { facts, versions, server_start } = remembered;
-    let Decision { verdicts, effects } = decide(facts, commands.iter().copied(), ids);
+    let Decision { verdicts, effects, .. } = decide(facts, commands.iter().copied(), ids);
     if effects.is_empty() || !effects.only_add() {
         return Ok(None);
     }
@@ -102,7 +104,7 @@ pub(super) async fn attempt_unlocked(
     let connection = session.connection().await?;
     let events = event_ids(commands.iter().copied());
     let loaded = within(patience, load_facts(connection, &events, commands.iter().copied())).await?;
-    let Decision { verdicts, effects } = decide(loaded.facts, commands.iter().copied(), ids);
+    let Decision { verdicts, effects, .. } = decide(loaded.facts, commands.iter().copied(), ids);
     if effects.is_empty() {
         let is_true =
             loaded.at_one_moment || within(patience, are_unchanged(connection, &loaded.versions)).await?;
@@ -140,7 +142,7 @@ fn conclude(
 ) -> Result<Attempt, Setback> {
     let verdicts = verdicts.into_iter().map(Some).collect();
     match written {
-        Ok(_) => Ok(done(verdicts, effects)),
+        Ok(_) => Ok(done(verdicts, seats_sold(effects))),
         Err(setback) if setback.is_answer() => Err(setback),
         Err(setback) => {
             tracing::warn!(?setback, "no answer to a batch that was written");
@@ -182,7 +184,7 @@ pub(super) async fn attempt(
     let patience = session.patience();
     let connection = session.locked_connection()?;
     let applied = apply(connection, patience, commands, events, ids).await;
-    let (verdicts, effects, mark) = match applied {
+    let Applied { verdicts, seats_sold, mark } = match applied {
         Ok(applied) => applied,
         Err(setback) => return Err(undo(connection, patience, setback).await),
     };
@@ -194,10 +196,10 @@ pub(super) async fn attempt(
     };
     // From here on an error does not say what happened: the server may have committed before the answer was lost.
     match committing(patience, commit(connection)).await {
-        Ok(()) => Ok(done(verdicts, &effects)),
+        Ok(()) => Ok(done(verdicts, seats_sold)),
         Err(setback) => {
             tracing::warn!(?setback, "no answer to COMMIT");
-            Ok(Attempt::Unknown { verdicts, mark, seats_sold: seats_sold(&effects) })
+            Ok(Attempt::Unknown { verdicts, mark, seats_sold })
         }
     }
 }
@@ -214,8 +216,8 @@ async fn committing<T>(
 }
 
 /// What was written is committed.
-fn done(verdicts: Vec<Option<Verdict>>, effects: &Effects) -> Attempt {
-    count_seats(seats_sold(effects));
+fn done(verdicts: Vec<Option<Verdict>>, seats_sold: u64) -> Attempt {
+    count_seats(seats_sold);
     Attempt::Done { verdicts, wrote: true }
 }
 
@@ -228,8 +230,13 @@ async fn undo(connection: &mut PgConnection, patience: Duration, setback: Setbac
     within(patience, rollback(connection)).await.err().unwrap_or(setback)
 }
 
-/// Verdicts, what was written, and how to recognise it, if there was anything to write.
-type Applied = (Vec<Option<Verdict>>, Effects, Option<Mark>);
+/// What was written and is not committed yet.
+struct Applied {
+    verdicts: Vec<Option<Verdict>>,
+    seats_sold: u64,
+    /// How to recognise it; `None`: there was nothing to write.
+    mark: Option<Mark>,
+}
 
 /// Says which of the events are this transaction's now, or do not exist.
 async fn begin_and_lock(
@@ -256,19 +263,52 @@ async fn apply(
 
     let applied = commands.iter().copied().filter(|command| applies(command));
     let loaded = within(patience, load_facts(connection, events, applied.clone())).await?;
-    let Decision { verdicts, effects } = decide(loaded.facts, applied, ids);
+    let now = loaded.facts.now;
+    let Decision { verdicts, effects, unserved } = decide(loaded.facts, applied, ids);
     let mut decided = verdicts.into_iter();
     let mut verdicts: Vec<_> =
         commands.iter().map(|command| if applies(command) { decided.next() } else { None }).collect();
     if effects.is_empty() {
-        return Ok((verdicts, effects, None));
+        return Ok(Applied { verdicts, seats_sold: 0, mark: None });
     }
     let mark = Mark::new(ids.new_id(), &effects);
-    let patience = if effects.take_long() { LONG_PATIENCE } else { patience };
+    let writing = if effects.take_long() { LONG_PATIENCE } else { patience };
     let written = write_effects(connection, &loaded.versions, &effects, &mark);
-    let last_versions = within(patience, written).await?;
+    let last_versions = within(writing, written).await?;
     complete_endings(&mut verdicts, &effects.endings, &last_versions);
-    Ok((verdicts, effects, Some(mark)))
+    let mut seats_sold = seats_sold(&effects);
+    for event_id in unserved {
+        seats_sold += serve_rest(connection, patience, event_id, now, &mark, &mut verdicts, ids).await?;
+    }
+    Ok(Applied { verdicts, seats_sold, mark: Some(mark) })
+}
+
+/// Gives the queue of an event what a portion has left, portion by portion, as of the same moment, and puts the event as it
+/// stands then into the answer: how many seats were sold.
+async fn serve_rest(
+    connection: &mut PgConnection,
+    patience: Duration,
+    event_id: Uuid,
+    now: OffsetDateTime,
+    mark: &Mark,
+    verdicts: &mut [Option<Verdict>],
+    ids: &dyn IdSource,
+) -> Result<u64, Setback> {
+    let command = Command { event_id, actor: Actor::SYSTEM, action: Action::ServeQueue };
+    let mut sold = 0;
+    loop {
+        let events = [event_id];
+        let load = load_facts(connection, &events, std::iter::once(&command));
+        let mut loaded = within(patience, load).await?;
+        loaded.facts.now = now;
+        let Decision { effects, unserved, .. } = decide(loaded.facts, [&command], ids);
+        within(patience, write_effects(connection, &loaded.versions, &effects, mark)).await?;
+        sold += seats_sold(&effects);
+        if unserved.is_empty() {
+            effects.events.into_iter().for_each(|event| complete_event(verdicts, event));
+            return Ok(sold);
+        }
+    }
 }
 
 /// The events of these commands, each once, in the order in which everybody locks them.
@@ -308,6 +348,17 @@ pub(super) fn count_seats(sold: u64) {
 /// How many seats new registrations have taken, also those that are only held as yet.
 fn seats_sold(effects: &Effects) -> u64 {
     effects.new_registrations.iter().map(|registration| u64::from(registration.seats.unsigned_abs())).sum()
+}
+
+/// Puts an event as it stands now into the answer of the last who has changed it.
+fn complete_event(verdicts: &mut [Option<Verdict>], now: Event) {
+    let last = verdicts.iter_mut().rev().flatten().find_map(|verdict| match verdict {
+        Ok(Outcome::Event(record)) if record.event.id == now.id => Some(&mut record.event),
+        _ => None,
+    });
+    if let Some(event) = last {
+        *event = now;
+    }
 }
 
 /// Puts the versions that a cancelled event's end was logged under into its answer.

@@ -14,7 +14,6 @@ use uuid::Uuid;
 
 use super::busy::Busy;
 use super::{CommandError, Pending};
-use crate::domain::command::Action;
 use crate::gather::gather;
 
 /// The most commands that one batch takes. Twice as many would seat a crowd 8 % faster, and cost its neighbours, who wait for
@@ -58,7 +57,7 @@ impl Batch {
     /// Adds what has come for the batch's events since it was taken, as far as there is room, to the last of its commands.
     pub(super) fn let_in(&mut self, last: &mut Vec<Pending>) {
         // Whose lock is somebody else's is not known before.
-        if self.locking == Locking::IfFree || last.iter().any(ends_its_event) {
+        if self.locking == Locking::IfFree || last.iter().any(|last| last.command.may_take_long()) {
             return;
         }
         let mut state = self.inbox.state();
@@ -443,18 +442,18 @@ impl State {
                 pending.answer(Err(CommandError::DeadlineExceeded));
                 continue;
             }
-            if pending.command.may_take_long() {
+            let is_last = pending.command.may_take_long();
+            if is_last {
                 if must_be_short {
                     passed_over.push(pending);
                     continue;
                 }
                 self.long = Some(event_id);
             }
-            let last = ends_its_event(&pending);
             commands.push(pending);
             event.taken += 1;
             self.taken += 1;
-            if last {
+            if is_last {
                 break;
             }
         }
@@ -500,12 +499,6 @@ impl State {
         self.waited_for = self.waited_for.filter(|event_id| !events.contains(event_id));
         self.long = self.long.filter(|event_id| !events.contains(event_id));
     }
-}
-
-/// Whether nothing for its event may come after it in a batch: the end of an event is carried out by statements that come
-/// last (see `Ending`).
-fn ends_its_event(pending: &Pending) -> bool {
-    matches!(pending.command.action, Action::CancelEvent { .. })
 }
 
 impl Waiting {

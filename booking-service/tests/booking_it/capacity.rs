@@ -4,7 +4,7 @@ use rowlock_proto::booking::v1 as pb;
 
 use crate::acts::{ask, draft, offering_draft, party_draft};
 use crate::refusal::refused;
-use crate::system::System;
+use crate::system::{System, at_once};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_capacity_goes_to_the_queue_first_and_less_than_taken_is_refused() {
@@ -31,6 +31,32 @@ async fn more_capacity_goes_to_the_queue_first_and_less_than_taken_is_refused() 
     let lowered = organizer.set_capacity(&event, 5).await.unwrap();
     assert_eq!((lowered.capacity, lowered.seats_remaining), (5, 0));
     refused(system.attendee().register(&event).await, "EVENT_FULL");
+    system.assert_consistent(&event).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_is_seated_in_portions_is_seated_by_one_change_of_one_moment() {
+    let system = System::start().await;
+    let organizer = system.organizer();
+    let event = organizer.publish_new(draft(1)).await;
+    system.attendee().seat(&event).await;
+    // Portions are of a thousand seats: two and a half.
+    let joins = system.attendees(2_500).into_iter().map(|attendee| {
+        let event = event.clone();
+        async move { attendee.join(&event).await.map(|_| ()) }
+    });
+    for answer in at_once(joins).await {
+        answer.unwrap();
+    }
+    let raised = organizer.set_capacity(&event, 2_601).await.unwrap();
+    assert_eq!((raised.seats_remaining, raised.waitlist_size), (100, 0));
+    assert_eq!(raised, organizer.get_event(&event).await.unwrap());
+    // Nobody could see a part of it: its rows are of one transaction, and of one time.
+    let moments = "SELECT count(DISTINCT (xmin::text, change_time)) FROM changes
+                    WHERE event_id = $1 AND action IN ('EVENT_UPDATED', 'WAITLIST_PROMOTED')";
+    assert_eq!(system.count(moments, &event).await, 1);
+    let promoted = "SELECT count(*) FROM changes WHERE event_id = $1 AND action = 'WAITLIST_PROMOTED'";
+    assert_eq!(system.count(promoted, &event).await, 2_500);
     system.assert_consistent(&event).await;
 }
 

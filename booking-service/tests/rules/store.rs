@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use booking_service::domain::change::{Change, ChangeAction};
-use booking_service::domain::command::{Action, Command};
-use booking_service::domain::decide::{Decision, decide};
+use booking_service::domain::command::{Action, Actor, Command};
+use booking_service::domain::decide::{Decision, Outcome, decide};
 use booking_service::domain::effects::{Effects, Ending};
 use booking_service::domain::event::{Event, EventRecord, EventState, EventText};
 use booking_service::domain::facts::{Facts, Wanted};
@@ -38,6 +38,10 @@ pub(crate) struct Store {
     pub(crate) changes: Vec<Change>,
     /// The last version in the log, by event.
     pub(crate) versions: BTreeMap<Uuid, i64>,
+    /// How many seats a queue is given at a time, see [`Facts::portion`].
+    pub(crate) portion: i32,
+    /// The most of a queue that was in memory at once.
+    pub(crate) most_heads: usize,
     ids: Rising,
 }
 
@@ -52,6 +56,8 @@ impl Store {
             entries: BTreeMap::new(),
             changes: Vec::new(),
             versions: BTreeMap::new(),
+            portion: 1_000,
+            most_heads: 0,
             ids: Rising::default(),
         };
         for (event, text) in events {
@@ -65,7 +71,7 @@ impl Store {
     /// One batch: load, decide, write.
     pub(crate) fn run(&mut self, commands: &[Command]) -> Decision {
         let facts = self.load(commands);
-        let decision = decide(facts, commands, &self.ids);
+        let mut decision = decide(facts, commands, &self.ids);
         assert_eq!(decision.verdicts.len(), commands.len(), "one verdict per command");
         // Seating relies on it where it has not read who they are.
         let all_are_new = commands.iter().all(Command::comes_in) && !self.knows_one_of(commands);
@@ -75,22 +81,47 @@ impl Store {
             decision.effects
         );
         self.write(decision.effects.clone());
+        for event_id in std::mem::take(&mut decision.unserved) {
+            self.serve_rest(event_id);
+            let last = decision.verdicts.iter_mut().rev().find_map(|verdict| match verdict {
+                Ok(Outcome::Event(record)) if record.event.id == event_id => Some(record),
+                _ => None,
+            });
+            last.expect("an organizer has freed them").event = self.events[&event_id].clone();
+        }
         decision
     }
 
+    /// The rest of a queue that is served portion by portion, in the same transaction.
+    fn serve_rest(&mut self, event_id: Uuid) {
+        let serve = [Command { event_id, actor: Actor::SYSTEM, action: Action::ServeQueue }];
+        loop {
+            let facts = self.load(&serve);
+            let Decision { verdicts, effects, unserved } = decide(facts, &serve, &self.ids);
+            assert_eq!(verdicts, [Ok(Outcome::Unchanged)]);
+            assert!(!effects.is_empty(), "there was somebody to be served");
+            self.write(effects);
+            if unserved.is_empty() {
+                return;
+            }
+            assert_eq!(unserved, [event_id]);
+        }
+    }
+
     /// The facts that the rules ask for, as narrow as they ask for them.
-    fn load(&self, commands: &[Command]) -> Facts {
+    fn load(&mut self, commands: &[Command]) -> Facts {
         let mut over = BTreeSet::new();
         let mut locked = BTreeSet::new();
         for command in commands {
-            assert!(!over.contains(&command.event_id), "a cancelled event's batch went on");
+            assert!(!over.contains(&command.event_id), "something came after what comes last");
             locked.insert(command.event_id);
-            if matches!(command.action, Action::CancelEvent { .. }) {
+            if command.may_take_long() {
                 over.insert(command.event_id);
             }
         }
         let mut facts =
             Facts::new(self.now, locked.iter().filter_map(|id| self.events.get(id).cloned()).collect());
+        facts.portion = self.portion;
 
         let wanted = Wanted::by(commands);
         for (event_id, user_id) in wanted.users {
@@ -131,12 +162,16 @@ impl Store {
         for key in facts.missing_registrations() {
             self.registration(key).into_iter().for_each(|row| facts.add_registration(row));
         }
+        let mut heads_read = 0;
         for heads in facts.heads_wanted(commands) {
             let mut line: Vec<&Entry> = self.waiting(heads.event_id);
             line.retain(|row| row.seats == heads.seats);
             let limit = usize::try_from(heads.limit).expect("a limit is not negative");
-            line.into_iter().take(limit).for_each(|row| facts.add_entry(row.clone()));
+            line.truncate(limit);
+            heads_read += line.len();
+            line.into_iter().for_each(|row| facts.add_entry(row.clone()));
         }
+        self.most_heads = self.most_heads.max(heads_read);
         facts
     }
 

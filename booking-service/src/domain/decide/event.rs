@@ -41,7 +41,7 @@ impl Table<'_> {
         self.revise_event(event);
         self.log(actor, event_id, ChangeAction::EventUpdated, event_id, None, Value::Object(changed));
         // More seats, or a line that is no longer strict: whoever fits now comes in with this very change.
-        self.serve_queue(event_id);
+        self.serve_queue_by_portion(event_id);
         self.event_outcome(actor, event_id)
     }
 

@@ -66,12 +66,15 @@ pub struct Decision {
     pub verdicts: Vec<Verdict>,
     /// For the database.
     pub effects: Effects,
+    /// Events whose queue was given a portion of what is free, and would be given more: by [`Action::ServeQueue`], in the same
+    /// transaction, when this is written, for otherwise it would show free seats beside people who wait for them.
+    pub unserved: Vec<Uuid>,
 }
 
 /// Applies the commands in order.
 ///
 /// `facts` holds what [`super::facts::Wanted::by`] and [`Facts::heads_wanted`] asked for, as far as there is any. A command
-/// that cancels an event is the last for that event in its batch (see [`Ending`]).
+/// that [may take long](Command::may_take_long) is the last for its event in the batch.
 pub fn decide<'a>(
     facts: Facts,
     commands: impl IntoIterator<Item = &'a Command>,
@@ -79,7 +82,8 @@ pub fn decide<'a>(
 ) -> Decision {
     let mut table = Table::new(facts, ids);
     let verdicts = commands.into_iter().map(|command| table.apply(command)).collect();
-    Decision { verdicts, effects: table.into_effects() }
+    let unserved = std::mem::take(&mut table.unserved);
+    Decision { verdicts, effects: table.into_effects(), unserved }
 }
 
 /// The state under the commands: the facts, and which of them changed.
@@ -89,6 +93,7 @@ struct Table<'a> {
     changed_events: Touched,
     revised_events: Touched,
     deleted_events: Vec<Uuid>,
+    unserved: Vec<Uuid>,
     endings: Vec<Ending>,
     new_registrations: Touched,
     changed_registrations: Touched,
@@ -128,6 +133,7 @@ impl<'a> Table<'a> {
             changed_events: Touched::default(),
             revised_events: Touched::default(),
             deleted_events: Vec::new(),
+            unserved: Vec::new(),
             endings: Vec::new(),
             new_registrations: Touched::default(),
             changed_registrations: Touched::default(),
@@ -153,6 +159,10 @@ impl<'a> Table<'a> {
             Action::DeclineOffer { entry_id } => self.decline_offer(actor, &event, *entry_id),
             Action::ExpireHold { registration_id } => Ok(self.expire_hold(&event, *registration_id)),
             Action::ExpireOffer { entry_id } => Ok(self.expire_offer(&event, *entry_id)),
+            Action::ServeQueue => {
+                self.serve_queue_by_portion(event.id);
+                Ok(Outcome::Unchanged)
+            }
             Action::Update(patch) => self.update_event(actor, &event, patch),
             Action::Publish { etag } => self.publish_event(actor, event, etag.as_deref()),
             Action::CancelEvent { reason, etag } => self.cancel_event(actor, event, reason, etag.as_deref()),
@@ -308,6 +318,17 @@ impl<'a> Table<'a> {
 
     /// Gives free seats to the queue until nobody who is next fits.
     fn serve_queue(&mut self, event_id: Uuid) {
+        self.serve_queue_up_to(event_id, i32::MAX);
+    }
+
+    /// Gives free seats to the queue until nobody who is next fits, or enough for now.
+    fn serve_queue_by_portion(&mut self, event_id: Uuid) {
+        self.serve_queue_up_to(event_id, self.facts.portion);
+    }
+
+    /// Gives free seats to the queue until nobody who is next fits, or it was given so many.
+    fn serve_queue_up_to(&mut self, event_id: Uuid, most: i32) {
+        let mut given = 0;
         loop {
             let Some(event) = self.facts.events.get(&event_id) else { return };
             if event.seats_remaining == 0 || event.waitlist_size == 0 || !event.serves_queue(self.facts.now) {
@@ -319,6 +340,11 @@ impl<'a> Table<'a> {
                 .get(&event_id)
                 .and_then(|queue| queue.next(event.queue_discipline, event.seats_remaining));
             let Some(entry) = next.and_then(|id| self.facts.entries.get(&id)).cloned() else { return };
+            if given >= most {
+                self.unserved.push(event_id);
+                return;
+            }
+            given += entry.seats;
             match event.waitlist_policy {
                 WaitlistPolicy::Promote => self.promote(entry),
                 WaitlistPolicy::Offer => {

@@ -4,7 +4,7 @@ use tokio::task::yield_now;
 
 use super::super::Answer;
 use super::*;
-use crate::domain::command::{Actor, Command};
+use crate::domain::command::{Action, Actor, Command, EventPatch};
 use service_core::trace::Span;
 
 /// A command for this event, told apart by the registration that it cancels, and where its answer comes.
@@ -15,6 +15,10 @@ fn command(event: u128, registration: u128) -> (Pending, Receiver<Answer>) {
 
 fn end_of(event: u128) -> (Pending, Receiver<Answer>) {
     pending(event, Action::CancelEvent { reason: String::new(), etag: None })
+}
+
+fn raise_of(event: u128) -> (Pending, Receiver<Answer>) {
+    pending(event, Action::Update(Box::new(EventPatch { capacity: Some(9), ..EventPatch::default() })))
 }
 
 fn pending(event: u128, action: Action) -> (Pending, Receiver<Answer>) {
@@ -144,6 +148,22 @@ async fn nobody_is_let_in_ahead_of_what_was_put_back_or_behind_the_end_of_an_eve
     assert_eq!(part.len(), 1);
     alone.let_in(&mut part);
     assert_eq!(part.len(), 1);
+}
+
+#[tokio::test]
+async fn nothing_of_its_event_comes_behind_more_capacity_in_a_batch() {
+    let (inbox, mut answers) = inbox(10_000, &[(1, 1)]);
+    for pending in [raise_of(1), command(1, 7), raise_of(1)] {
+        inbox.push(pending.0).unwrap();
+        answers.push(pending.1);
+    }
+    for rest in [2, 2] {
+        let mut batch = next(&inbox).await;
+        let mut part = std::mem::take(&mut batch.commands);
+        batch.let_in(&mut part);
+        assert_eq!(part.len(), rest);
+    }
+    assert_eq!(now(&inbox), None);
 }
 
 #[tokio::test]

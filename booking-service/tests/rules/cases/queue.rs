@@ -1,6 +1,7 @@
 //! Waiting, and what freed seats become.
 
 use booking_service::domain::command::{Action, Actor, EventPatch, Join, Register, WhenFull};
+use booking_service::domain::decide::Outcome;
 use booking_service::domain::event::{Event, QueueDiscipline};
 use booking_service::domain::refusal::Refusal;
 use booking_service::domain::registration::{Labels, RegistrationState};
@@ -225,10 +226,9 @@ fn more_capacity_goes_to_the_queue_first() {
     let mut desk = Desk::with_seats(2);
     desk.registers(1, 2);
     let waiting = [desk.queues(2, 2), desk.queues(3, 2), desk.queues(4, 1)];
-    let verdicts = desk.together([(OWNER, capacity(5)), (attendee(5), register(5, 1))]);
-    let told = told(verdicts[0].clone());
+    let told = told(desk.does(OWNER, capacity(5)));
     assert_eq!((told.seats_remaining, told.waitlist_size), (1, 2), "the answer knows of the promotion");
-    assert_eq!(reason(verdicts[1].clone()), "EVENT_FULL");
+    assert_eq!(reason(desk.does(attendee(5), register(5, 1))), "EVENT_FULL");
     desk.stands(&waiting[0], EntryState::Promoted);
     desk.stands(&waiting[1], EntryState::Waiting);
     desk.stands(&waiting[2], EntryState::Waiting);
@@ -346,4 +346,27 @@ fn a_promoted_user_is_registered_for_the_rest_of_the_batch() {
     assert_eq!(entry(verdicts[2].clone()).position, 2);
     assert!(desk.active(2).is_some());
     assert_eq!(registration(verdicts[0].clone()).state, RegistrationState::Cancelled);
+}
+
+#[test]
+fn of_however_many_seats_more_a_portion_of_the_queue_is_in_memory_at_a_time_and_all_of_it_comes_in_at_once() {
+    for portion in [1, 7, 100, 10_000] {
+        let mut desk = Desk::at(Event { max_seats_per_registration: 2, ..event(0, 2) });
+        desk.store.portion = portion;
+        desk.registers(0, 2);
+        let seats = |n: u32| 1 + i32::try_from(n % 2).unwrap();
+        let entries: Vec<_> = (1..=600).map(|n| desk.queues(n, seats(n))).collect();
+        let Ok(Outcome::Event(answer)) = desk.does(OWNER, capacity(801)) else { panic!("refused") };
+        assert_eq!(answer.event, *desk.event(), "as it stands in the end");
+        let queue_of: i32 = (1..=600).map(seats).sum();
+        assert_eq!((queue_of, desk.free()), (900, 1), "one seat is free, and the next party is two");
+        let promoted = entries.iter().filter(|entry| desk.entry(entry.id).state == EntryState::Promoted);
+        assert_eq!(promoted.map(|entry| entry.seats).sum::<i32>(), 798);
+        let most = usize::try_from(2 * (portion + 2 * 100 + 1)).unwrap();
+        assert!(
+            desk.store.most_heads <= most.min(600),
+            "{} for portions of {portion}",
+            desk.store.most_heads
+        );
+    }
 }
