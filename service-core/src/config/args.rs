@@ -171,6 +171,10 @@ pub struct ServerArgs {
     /// The largest request that is accepted in bytes, 1024 to 67108864
     #[arg(long, env = "ROWLOCK_MAX_MESSAGE_BYTES", value_name = "N", default_value = "1048576")]
     pub max_message_bytes: Checked<usize>,
+    /// The most bytes of messages that are arriving at once, the first 16384 of each not counted, before the rest of further ones is
+    /// refused, --max-message-bytes to 1099511627776
+    #[arg(long, env = "ROWLOCK_MAX_ARRIVING_BYTES", value_name = "N", default_value = "67108864")]
+    pub max_arriving_bytes: Checked<usize>,
     /// The deadline of a call that brings none, and of the message of any call, 100ms to 1h
     #[arg(long, env = "ROWLOCK_DEFAULT_DEADLINE", value_name = "DURATION", default_value = "30s")]
     pub default_deadline: Checked<Period>,
@@ -241,6 +245,9 @@ pub struct ServerConfig {
     pub reflection: bool,
     /// The largest request in bytes. The services set it on their generated servers (`max_decoding_message_size`).
     pub max_message_bytes: usize,
+    /// The most bytes of messages that are arriving at once, but for the first 16 KiB of each. No less than one message may
+    /// have.
+    pub max_arriving_bytes: usize,
     /// The deadline of a call that brings none, until its response begins; and of any call, until its message is there.
     pub default_deadline: Duration,
     /// The longest deadline of any call, until its response begins.
@@ -291,6 +298,7 @@ impl ServerConfig {
             http_addr: addresses.http,
             reflection: true,
             max_message_bytes: 1 << 20,
+            max_arriving_bytes: 64 << 20,
             default_deadline: Duration::from_secs(30),
             max_deadline: Duration::from_secs(5 * 60),
             max_calls_in_flight: 10_000,
@@ -340,6 +348,11 @@ impl ServerArgs {
         let name = "--max-message-bytes (ROWLOCK_MAX_MESSAGE_BYTES)";
         if let Some(n) = self.max_message_bytes.take_within(name, 1_024..=64 << 20, errors) {
             config.max_message_bytes = n;
+        }
+        let name = "--max-arriving-bytes (ROWLOCK_MAX_ARRIVING_BYTES)";
+        let range = config.max_message_bytes..=1 << 40;
+        if let Some(n) = self.max_arriving_bytes.take_within(name, range, errors) {
+            config.max_arriving_bytes = n;
         }
         let name = "--max-calls-in-flight (ROWLOCK_MAX_CALLS_IN_FLIGHT)";
         if let Some(n) = self.max_calls_in_flight.take_within(name, 1..=1_000_000, errors) {

@@ -89,10 +89,14 @@ impl LoadShedLayer {
     }
 
     fn shed(&self, limit: &'static str, message: &'static str) -> Response {
-        metrics::counter!("grpc_calls_shed_total", "limit" => limit).increment(1);
-        let failure = Failure::new(Code::ResourceExhausted, self.domain, reason::OVERLOADED, message);
-        refuse(failure.push_back(RETRY_AFTER))
+        refuse(shed(self.domain, limit, message))
     }
+}
+
+/// What a call is told that is refused for this limit, counted.
+pub(super) fn shed(domain: &'static str, limit: &'static str, message: &'static str) -> Failure {
+    metrics::counter!("grpc_calls_shed_total", "limit" => limit).increment(1);
+    Failure::new(Code::ResourceExhausted, domain, reason::OVERLOADED, message).push_back(RETRY_AFTER)
 }
 
 /// A call, counted until it ends or its client goes away.

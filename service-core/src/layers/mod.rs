@@ -1,6 +1,7 @@
 //! What every call passes on its way to a handler. [`crate::server`] puts the layers in order and says why each is where
 //! it is; here is what they share.
 
+mod arriving;
 pub(crate) mod auth;
 mod caller_streams;
 pub(crate) mod catch_panic;
@@ -26,6 +27,7 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt;
 
+pub(crate) use arriving::ArrivingLayer;
 pub(crate) use caller_streams::{CallerStreamsLayer, OpenStreams};
 pub(crate) use deadline::DeadlineLayer;
 pub use deadline::{Deadline, deadline};

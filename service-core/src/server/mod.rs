@@ -26,8 +26,8 @@ use crate::layers::drain::DrainLayer;
 use crate::layers::load_shed::LoadShedLayer;
 use crate::layers::observe::ObserveLayer;
 use crate::layers::{
-    CallerStreamsLayer, DeadlineLayer, Entrance, ErrorInfoLayer, Handlers, Methods, Next, OpenStreams,
-    RateLimitLayer, RequestIdLayer, Through,
+    ArrivingLayer, CallerStreamsLayer, DeadlineLayer, Entrance, ErrorInfoLayer, Handlers, Methods, Next,
+    OpenStreams, RateLimitLayer, RequestIdLayer, Through,
 };
 use crate::lifecycle::Readiness;
 use crate::telemetry::MetricsHandle;
@@ -119,7 +119,7 @@ impl GrpcServer {
         metrics::counter!("grpc_panics_total").increment(0);
         metrics::counter!("grpc_rate_limited_total").increment(0);
         connection::begin_to_count();
-        for limit in ["calls", "streams", "infrastructure_streams", "caller_streams"] {
+        for limit in ["calls", "arriving_bytes", "streams", "infrastructure_streams", "caller_streams"] {
             metrics::counter!("grpc_calls_shed_total", "limit" => limit).increment(0);
         }
         health::report_alive(&reporter).await;
@@ -221,6 +221,8 @@ impl GrpcServer {
                 self.config.max_calls_in_flight,
                 self.config.max_streams,
             )))
+            // Beside the places for calls: what each of them may bring.
+            .layer(Through(ArrivingLayer::new(domain, self.config.max_arriving_bytes)))
             // Above the verification: the caller's time runs from the arrival.
             .layer(Through(DeadlineLayer {
                 domain,

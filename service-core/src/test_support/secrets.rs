@@ -1,6 +1,7 @@
 //! What a log must never hold.
 
-/// Asserts that a log holds no access token, no bearer, no password within a URL, no private key, and nobody's e-mail
+/// Asserts that a log holds no access token, no bearer, no refresh or reset token, no service account's secret, no password
+/// within a URL, no private key, and nobody's e-mail
 /// address.
 ///
 /// # Panics
@@ -20,6 +21,9 @@ fn secret_in(line: &str) -> Option<&'static str> {
     }
     if line.to_lowercase().contains("bearer ") {
         return Some("a bearer");
+    }
+    if ["rowlock_refresh_", "rowlock_reset_", "rowlock_secret_"].iter().any(|prefix| line.contains(prefix)) {
+        return Some("what proves somebody");
     }
     if line.contains("PRIVATE KEY") {
         return Some("a private key");
@@ -51,6 +55,7 @@ mod tests {
             ("postgres://rowlock:hunter2@db:5432/booking", "a password"),
             ("postgres://rowlock:password@db:5432/booking", "a password"),
             ("{\"message\":\"no user ada@example.com\"}", "an e-mail address"),
+            ("reset_token: rowlock_reset_AAAA", "what proves somebody"),
             ("-----BEGIN PRIVATE KEY-----", "a private key"),
         ] {
             assert_eq!(secret_in(line), Some(what), "{line}");

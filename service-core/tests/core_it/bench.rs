@@ -2,7 +2,9 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use service_core::clock::SystemClock;
@@ -112,6 +114,37 @@ pub(crate) async fn silent(
     let mut request = Request::new(futures_util::stream::pending::<String>());
     request.set_timeout(timeout);
     grpc.client_streaming(request, path, ProstCodec::<String, String>::default()).await
+}
+
+/// Calls with the beginning of a message of `size` bytes, `sent` of them, and never sends the rest.
+pub(crate) async fn unended(mut channel: Channel, method: &str, size: u32, sent: usize) {
+    let mut beginning = vec![0];
+    beginning.extend(size.to_be_bytes());
+    beginning.resize(beginning.len() + sent, 0);
+    let body = tonic::body::Body::new(Beginning(Some(beginning.into())));
+    let request = http::Request::post(format!("http://test/test.Probe/{method}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(body)
+        .unwrap();
+    tower::ServiceExt::ready(&mut channel).await.unwrap();
+    let answer = tower::Service::call(&mut channel, request).await;
+    panic!("an answer to half a message: {answer:?}");
+}
+
+/// A body that begins and does not end.
+struct Beginning(Option<bytes::Bytes>);
+
+impl http_body::Body for Beginning {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Status>>> {
+        self.0.take().map_or(Poll::Pending, |bytes| Poll::Ready(Some(Ok(http_body::Frame::data(bytes)))))
+    }
 }
 
 pub(crate) async fn streaming(channel: Channel, method: &str) -> Result<Streaming<String>, Status> {

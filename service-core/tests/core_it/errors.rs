@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use service_core::auth::Role;
 use tonic::metadata::MetadataValue;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
 use crate::bench::{
-    Bench, counted, eventually, log, refusal, silent, streaming, streaming_with, telemetry, unary,
+    Bench, counted, eventually, log, refusal, silent, streaming, streaming_with, telemetry, unary, unended,
 };
 
 const USER: Uuid = Uuid::from_u128(42);
@@ -143,11 +143,33 @@ async fn a_message_that_cannot_be_read_is_an_invalid_argument() {
 
 #[tokio::test]
 async fn a_message_that_is_too_large_is_out_of_range() {
-    let bench = Bench::with(|config| config.max_message_bytes = 1_024).await;
-    let status = bench.call("Echo", text(&"x".repeat(2_000))).await.unwrap_err();
+    // As the probe is told, too.
+    let bench = Bench::with(|config| config.max_message_bytes = 300_000).await;
+    let status = bench.call("Echo", text(&"x".repeat(300_001))).await.unwrap_err();
     let info = status.get_details_error_info().unwrap();
     assert_eq!((status.code(), info.reason.as_str()), (Code::OutOfRange, "MESSAGE_TOO_LARGE"));
-    assert_eq!(info.metadata["max_bytes"], "1024");
+    assert_eq!(info.metadata["max_bytes"], "300000");
+}
+
+#[tokio::test]
+async fn messages_that_never_end_take_no_more_memory_than_they_may_and_small_ones_get_through() {
+    let bench = Bench::with(|config| config.max_arriving_bytes = 300_000).await;
+    let large = || text(&"x".repeat(200_000));
+    bench.call("Echo", large()).await.expect("there is room");
+    let before = shed("arriving_bytes");
+    let half = tokio::spawn(unended(bench.channel(), "Echo", 250_000, 200_000));
+    eventually(async || bench.call("Echo", large()).await.is_err()).await;
+    let status = bench.call("Echo", large()).await.unwrap_err();
+    assert!(status.metadata().contains_key("grpc-retry-pushback-ms"), "{status:?}");
+    let (code, reason, message) = refusal(Err::<Response<String>, _>(status));
+    assert_eq!((code, reason.as_str()), (Code::ResourceExhausted, "OVERLOADED"));
+    assert_eq!(message, "too much is arriving at once");
+    assert!(shed("arriving_bytes") >= before + 2);
+    bench.call("Echo", text(&"x".repeat(16_000))).await.expect("small ones are not counted");
+    half.abort();
+    eventually(async || bench.call("Echo", large()).await.is_ok()).await;
+    let all_at_once = (0..4).map(|_| bench.call("Echo", text(&"x".repeat(16_000))));
+    assert!(futures_util::future::join_all(all_at_once).await.iter().all(Result::is_ok));
 }
 
 #[tokio::test]

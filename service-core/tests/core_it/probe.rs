@@ -129,7 +129,7 @@ impl tower::Service<http::Request<Body>> for Probe {
         let (probe, path) = (self.clone(), request.uri().path().to_owned());
         Box::pin(async move {
             let mut grpc =
-                Grpc::new(ProstCodec::<String, String>::default()).max_decoding_message_size(1_024);
+                Grpc::new(ProstCodec::<String, String>::default()).max_decoding_message_size(300_000);
             Ok(match path.as_str() {
                 "/test.Probe/Watch"
                 | "/test.Probe/WatchSignedIn"

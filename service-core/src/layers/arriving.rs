@@ -1,0 +1,100 @@
+//! Bounds the memory of messages that have not arrived whole.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use http_body::SizeHint;
+use tonic::Status;
+use tonic::body::Body;
+
+use super::load_shed::shed;
+use super::{Middleware, Next, PolledFrame, Request, Response, poll_body};
+
+/// So much of each call is not counted. Most messages are far smaller: they get through however many large ones are on their
+/// way, so that whoever sends those and never ends them keeps out others of that size alone.
+const FREE: usize = 16 << 10;
+
+/// Refuses the rest of a message when all that are arriving take more than they may. A place for a call says nothing of its
+/// size: as many calls as may be in flight could each bring almost the largest message, and never its end.
+#[derive(Clone)]
+pub(crate) struct ArrivingLayer {
+    domain: &'static str,
+    most: usize,
+    /// How many bytes are here of messages that are arriving, without what is free.
+    bytes: Arc<AtomicUsize>,
+}
+
+impl ArrivingLayer {
+    pub(crate) fn new(domain: &'static str, most: usize) -> Self {
+        Self { domain, most, bytes: Arc::default() }
+    }
+}
+
+impl Middleware for ArrivingLayer {
+    async fn handle(&self, request: Request, next: &impl Next) -> Response {
+        let layer = self.clone();
+        next.run(request.map(|inner| Body::new(Arriving { inner, layer, free: FREE, counted: 0 }))).await
+    }
+}
+
+/// The body of a request, until whoever reads the message lets go of it.
+struct Arriving {
+    inner: Body,
+    layer: ArrivingLayer,
+    /// How much may still come uncounted.
+    free: usize,
+    counted: usize,
+}
+
+impl Arriving {
+    /// Counts what came.
+    fn count(&mut self, bytes: usize) -> Result<(), Status> {
+        let uncounted = bytes.min(self.free);
+        self.free -= uncounted;
+        let bytes = bytes - uncounted;
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.counted += bytes;
+        // A sum that nothing else depends on.
+        let before = self.layer.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.layer.most {
+            return Err(shed(self.layer.domain, "arriving_bytes", "too much is arriving at once").into());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if self.counted > 0 {
+            self.layer.bytes.fetch_sub(self.counted, Ordering::Relaxed);
+        }
+    }
+}
+
+impl http_body::Body for Arriving {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
+        let frame = ready!(poll_body(&mut self.inner, cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+            && let Err(refused) = self.count(data.len())
+        {
+            return Poll::Ready(Some(Err(refused)));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
