@@ -96,6 +96,9 @@ pub struct TokenArgs {
     /// How long a session lives however often it is refreshed, 1m to 3650d
     #[arg(long, env = "ROWLOCK_SESSION_LIFETIME", value_name = "DURATION", default_value = "90d")]
     pub session_lifetime: Checked<Period>,
+    /// How long a token lives that replaces a forgotten password, 1m to 7d
+    #[arg(long, env = "ROWLOCK_PASSWORD_RESET_LIFETIME", value_name = "DURATION", default_value = "1h")]
+    pub password_reset_lifetime: Checked<Period>,
 }
 
 /// Passwords: Argon2id.

@@ -58,6 +58,8 @@ pub struct TokenConfig {
     pub access_lifetime: Duration,
     /// How long sessions live.
     pub sessions: SessionLifetimes,
+    /// How long a token lives that replaces a password.
+    pub reset_lifetime: Duration,
 }
 
 /// What hashes cost, and how many run.
@@ -122,12 +124,15 @@ impl TokenArgs {
         let idle = period(name, self.refresh_token_lifetime, 60, 365 * 86_400, errors);
         let name = "--session-lifetime (ROWLOCK_SESSION_LIFETIME)";
         let absolute = period(name, self.session_lifetime, 60, 3_650 * 86_400, errors);
+        let name = "--password-reset-lifetime (ROWLOCK_PASSWORD_RESET_LIFETIME)";
+        let reset_lifetime = period(name, self.password_reset_lifetime, 60, 7 * 86_400, errors);
         let tokens = TokenConfig {
             issuer: self.token_issuer,
             audience: self.token_audience,
             public_url,
             access_lifetime,
             sessions: SessionLifetimes { idle, absolute },
+            reset_lifetime,
         };
         (KeyDir::new(self.keys_dir.unwrap_or_default(), group_may_read), tokens)
     }
@@ -238,7 +243,7 @@ mod tests {
     fn every_option_of_its_own_reaches_what_it_configures() {
         let options = "--database-url postgres://localhost/x --keys-dir /keys --token-issuer issuer --token-audience audience
             --public-url https://id.example.org --access-token-lifetime 11s --refresh-token-lifetime 61s
-            --session-lifetime 62s --password-hash-memory-kib 20000 --password-hash-passes 3 --password-hash-lanes 4
+            --session-lifetime 62s --password-reset-lifetime 63s --password-hash-memory-kib 20000 --password-hash-passes 3 --password-hash-lanes 4
             --password-hash-threads 5 --password-hash-queue 6 --sign-in-account-failures 7 --sign-in-account-pause 8s
             --sign-in-address-failures 9 --sign-in-address-pause 10s --client-address-header x-real-ip";
         let config = check(&options.split_whitespace().collect::<Vec<_>>()).unwrap();
@@ -247,6 +252,7 @@ mod tests {
         assert_eq!((tokens.issuer.as_str(), tokens.audience.as_str()), ("issuer", "audience"));
         assert_eq!(tokens.access_lifetime, seconds(11));
         assert_eq!((tokens.sessions.idle, tokens.sessions.absolute), (seconds(61), seconds(62)));
+        assert_eq!(tokens.reset_lifetime, seconds(63));
         let HashConfig { cost, limits } = config.hashing;
         assert_eq!((cost.memory_kib, cost.passes, cost.lanes), (20_000, 3, 4));
         assert_eq!((limits.threads, limits.waiting), (5, 6));

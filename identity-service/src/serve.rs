@@ -82,6 +82,7 @@ pub async fn serve(
             config.tokens.access_lifetime,
         ),
         sessions: config.tokens.sessions,
+        reset_lifetime: config.tokens.reset_lifetime,
         limits: config.sign_in,
         sources: sources.clone(),
     });

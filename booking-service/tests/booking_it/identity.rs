@@ -212,6 +212,10 @@ impl AuthService for Keys {
         Err(Status::unimplemented("not needed"))
     }
 
+    async fn reset_password(&self, _: Request<pb::ResetPasswordRequest>) -> Reply<pb::ResetPasswordResponse> {
+        Err(Status::unimplemented("not needed"))
+    }
+
     async fn issue_service_token(
         &self,
         request: Request<pb::IssueServiceTokenRequest>,

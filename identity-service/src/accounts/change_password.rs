@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use service_core::auth::Principal;
 
 use super::Accounts;
+use super::attempts::Keys;
 use super::sign_in::TRIES;
 use crate::domain::{Error, NewPassword, Password, Result};
-use crate::store::{self, FailureKey, PasswordChange};
+use crate::store::{self, Credentials, FailureKey, PasswordChange};
 
 /// A password that its user changes. Every part has been checked.
 #[derive(Clone, Debug)]
@@ -28,13 +29,8 @@ impl Accounts {
     /// [`Error::TokenRevoked`] if the caller is gone or deactivated.
     pub async fn change_password(&self, caller: &Principal, request: ChangePassword) -> Result<usize> {
         for _ in 0..TRIES {
-            let found = store::credentials_by_id(&self.pool, caller.user_id).await?;
-            let found = found.filter(|found| found.user.active).ok_or(Error::TokenRevoked)?;
-            let keys = self.keys(FailureKey::account(&found.user.email), request.address);
-            self.may_attempt(keys).await?;
-            if !self.hasher.verify(request.current.clone(), Some(found.password_hash.expose())).await? {
-                return Err(self.failed_attempt(keys, Some(caller.user_id), Error::CredentialsInvalid).await);
-            }
+            let (found, keys) =
+                self.judge_own_password(caller, request.current.clone(), request.address).await?;
             let change = PasswordChange {
                 user_id: caller.user_id,
                 judged_hash: found.password_hash,
@@ -48,5 +44,26 @@ impl Accounts {
             }
         }
         Err(Error::CredentialsInvalid)
+    }
+
+    /// The caller as stored, whose present password this is. `address`: where the call comes from, if that is known.
+    ///
+    /// # Errors
+    /// [`Error::CredentialsInvalid`] if it is not; [`Error::TooManyAttempts`]; [`Error::TokenRevoked`] if the caller is gone
+    /// or deactivated.
+    pub(super) async fn judge_own_password(
+        &self,
+        caller: &Principal,
+        password: Password,
+        address: Option<IpAddr>,
+    ) -> Result<(Credentials, Keys)> {
+        let found = store::credentials_by_id(&self.pool, caller.user_id).await?;
+        let found = found.filter(|found| found.user.active).ok_or(Error::TokenRevoked)?;
+        let keys = self.keys(FailureKey::account(&found.user.email), address);
+        self.may_attempt(keys).await?;
+        if !self.hasher.verify(password, Some(found.password_hash.expose())).await? {
+            return Err(self.failed_attempt(keys, Some(caller.user_id), Error::CredentialsInvalid).await);
+        }
+        Ok((found, keys))
     }
 }

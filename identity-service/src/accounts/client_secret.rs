@@ -7,10 +7,10 @@ use service_core::digest::sha256;
 use service_core::secret::Secret;
 use time::OffsetDateTime;
 
-use crate::domain::SecretDigests;
+use super::random_token::random_token;
+use crate::domain::{SecretDigests, WhichSecret};
 use crate::sources::{Entropy, NoEntropy};
 
-/// Let people, and scanners for leaked secrets, see what it is.
 const SECRET_PREFIX: &str = "rowlock_secret_";
 const CLIENT_PREFIX: &str = "rowlock_client_";
 
@@ -35,9 +35,7 @@ impl ClientSecret {
     /// # Errors
     /// If there is no randomness.
     pub fn generate(entropy: &dyn Entropy) -> Result<Self, NoEntropy> {
-        let mut bits = [0; 32];
-        entropy.fill(&mut bits)?;
-        Ok(Self(Secret::new(format!("{SECRET_PREFIX}{}", URL_SAFE_NO_PAD.encode(bits)))))
+        random_token(SECRET_PREFIX, entropy).map(Self)
     }
 
     /// One that a client sent.
@@ -58,10 +56,10 @@ impl ClientSecret {
         sha256(&[self.0.expose().as_bytes()])
     }
 
-    /// Whether it is one of the secrets of an account at `now`; `None` is an account that does not exist. It takes
-    /// the same time whatever the answer.
+    /// Which of the secrets of an account it is at `now`; `None` is an account that does not exist. It takes the same time
+    /// whatever the answer.
     #[must_use]
-    pub fn is_one_of(&self, secrets: Option<&SecretDigests>, now: OffsetDateTime) -> bool {
+    pub fn which(&self, secrets: Option<&SecretDigests>, now: OffsetDateTime) -> Option<WhichSecret> {
         let digest = self.digest();
         let equal = |other: &[u8; 32]| verify_slices_are_equal(&digest, other).is_ok();
         // No secret has this digest.
@@ -71,7 +69,11 @@ impl ClientSecret {
         let is_present = equal(present);
         let is_old = equal(old.map_or(&nobody, |(digest, _)| digest));
         let old_works = old.is_some_and(|(_, expire_time)| now < *expire_time);
-        is_present | (is_old & old_works)
+        match (is_present, is_old & old_works) {
+            (true, _) => Some(WhichSecret::Present),
+            (false, true) => Some(WhichSecret::Old),
+            (false, false) => None,
+        }
     }
 }
 
@@ -81,6 +83,7 @@ mod tests {
 
     use time::macros::datetime;
 
+    use super::super::random_token::BITS_CHARS;
     use super::*;
     use crate::sources::SystemEntropy;
 
@@ -88,7 +91,7 @@ mod tests {
     fn every_secret_is_another_one_and_none_prints() {
         let [a, b] = [0, 1].map(|_| ClientSecret::generate(&SystemEntropy).unwrap());
         assert_ne!(a.expose(), b.expose());
-        assert_eq!(a.expose().len(), SECRET_PREFIX.len() + 43);
+        assert_eq!(a.expose().len(), SECRET_PREFIX.len() + BITS_CHARS);
         assert_eq!(format!("{a:?}"), "ClientSecret([secret])");
         assert_ne!(new_client_id(&SystemEntropy).unwrap(), new_client_id(&SystemEntropy).unwrap());
     }
@@ -100,11 +103,12 @@ mod tests {
         let until = now + Duration::from_secs(60);
         let secrets = SecretDigests { present: present.digest(), old: Some((old.digest(), until)) };
         for (at, old_works) in [(now, true), (until - Duration::from_nanos(1), true), (until, false)] {
-            assert!(present.is_one_of(Some(&secrets), at));
-            assert_eq!(old.is_one_of(Some(&secrets), at), old_works);
-            assert!(!other.is_one_of(Some(&secrets), at) && !present.is_one_of(None, at));
+            assert_eq!(present.which(Some(&secrets), at), Some(WhichSecret::Present));
+            assert_eq!(old.which(Some(&secrets), at), old_works.then_some(WhichSecret::Old));
+            assert_eq!((other.which(Some(&secrets), at), present.which(None, at)), (None, None));
         }
         let alone = SecretDigests { old: None, ..secrets };
-        assert!(present.is_one_of(Some(&alone), now) && !old.is_one_of(Some(&alone), now));
+        assert_eq!(present.which(Some(&alone), now), Some(WhichSecret::Present));
+        assert_eq!(old.which(Some(&alone), now), None);
     }
 }

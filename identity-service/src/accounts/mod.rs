@@ -5,12 +5,17 @@ mod admin;
 mod attempts;
 mod change_password;
 mod client_secret;
+mod delete_user;
+mod password_reset;
+mod random_token;
 mod refresh_token;
 mod service_accounts;
 mod sessions;
 mod sign_in;
 mod sign_up;
 mod users;
+
+use std::time::Duration;
 
 use sqlx::PgPool;
 use time::OffsetDateTime;
@@ -24,6 +29,7 @@ use crate::sources::{NoEntropy, Sources};
 pub use admin::{AdminCreated, NewAdmin, create_admin};
 pub use change_password::ChangePassword;
 pub use client_secret::ClientSecret;
+pub use password_reset::ResetToken;
 pub use refresh_token::RefreshToken;
 pub use service_accounts::{ServiceSignIn, create_first_service_account, take_back_first_service_account};
 pub use sessions::SessionTokens;
@@ -49,6 +55,8 @@ pub struct Accounts {
     pub tokens: AccessTokens,
     /// How long sessions live.
     pub sessions: SessionLifetimes,
+    /// How long a token lives that replaces a password.
+    pub reset_lifetime: Duration,
     /// How failed sign-ins slow the next ones down.
     pub limits: SignInLimits,
     /// Time, ids and randomness.

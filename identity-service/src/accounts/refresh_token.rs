@@ -1,16 +1,12 @@
 //! Refresh tokens.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use service_core::digest::sha256;
 use service_core::secret::Secret;
 
+use super::random_token::{presented_token, random_token};
 use crate::sources::{Entropy, NoEntropy};
 
-/// Lets people, and scanners for leaked secrets, see what it is.
 const PREFIX: &str = "rowlock_refresh_";
-/// 256 bits in Base64.
-const BITS_CHARS: usize = 43;
 
 /// A refresh token: 256 random bits. The database has its digest only; a plain one is enough, since nobody
 /// can try them all.
@@ -23,16 +19,13 @@ impl RefreshToken {
     /// # Errors
     /// If there is no randomness.
     pub fn generate(entropy: &dyn Entropy) -> Result<Self, NoEntropy> {
-        let mut bits = [0; 32];
-        entropy.fill(&mut bits)?;
-        Ok(Self(Secret::new(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bits)))))
+        random_token(PREFIX, entropy).map(Self)
     }
 
     /// One that a client brought. `None` if it cannot be one.
     #[must_use]
     pub fn presented(text: &str) -> Option<Self> {
-        let bits = text.strip_prefix(PREFIX)?;
-        (bits.len() == BITS_CHARS).then(|| Self(Secret::new(text)))
+        presented_token(PREFIX, text).map(Self)
     }
 
     /// What the client gets.

@@ -92,11 +92,17 @@ impl Accounts {
         let keys = self.keys(FailureKey::client(&request.client_id), request.address);
         let now = self.now();
         let found = store::service_account_by_client_id(&self.pool, &request.client_id).await?;
-        let right = request.secret.is_one_of(found.as_ref().map(|(_, secrets)| secrets), now);
+        let which = request.secret.which(found.as_ref().map(|(_, secrets)| secrets), now);
         let subject_id = found.as_ref().map(|(account, _)| account.id);
-        if let Some((found, _)) = found.filter(|_| right) {
+        if let Some(((found, _), which)) = found.zip(which) {
             if let Err(error) = store::forget_failures(&self.pool, keys.account).await {
                 tracing::warn!(%error, "failures of a service account are forgotten another time");
+            }
+            if found.use_is_news(which, now) {
+                let noted = store::note_secret_use(&self.pool, found.id, request.secret.digest(), now).await;
+                if let Err(error) = noted {
+                    tracing::warn!(%error, "the use of a service account's secret is written down another time");
+                }
             }
             // If the account is deleted or its secret rotated at this moment, the version ends this token too.
             let issued = self.tokens.issue(found.id, Role::Service, None, found.session_version, now);

@@ -25,8 +25,14 @@ pub enum AuditAction {
     SessionsRevoked,
     /// The password was changed by its user, and all other sessions were ended.
     PasswordChanged,
+    /// A token that replaces a password was made by an admin.
+    PasswordResetCreated,
+    /// The password was replaced by whoever held such a token, and all sessions were ended.
+    PasswordReset,
     /// Role, activity or name were changed by an admin.
     UserUpdated,
+    /// A user was deleted, by themselves or by an admin.
+    UserDeleted,
     /// An admin was made on the command line.
     AdminCreated,
     /// A user was made an admin with a new password on the command line.
@@ -51,6 +57,9 @@ impl AuditAction {
             Self::SessionRevoked => "session_revoked",
             Self::SessionsRevoked => "sessions_revoked",
             Self::PasswordChanged => "password_changed",
+            Self::PasswordResetCreated => "password_reset_created",
+            Self::PasswordReset => "password_reset",
+            Self::UserDeleted => "user_deleted",
             Self::UserUpdated => "user_updated",
             Self::AdminCreated => "admin_created",
             Self::AdminReset => "admin_reset",

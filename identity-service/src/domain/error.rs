@@ -37,6 +37,10 @@ pub enum Error {
     /// The refresh token is unknown, lapsed or used up, or its session has ended. Which of them is not told.
     #[error("the refresh token is invalid")]
     RefreshTokenInvalid,
+    /// The token that was to replace a password is unknown, lapsed or used up, or its user is not active. Which of them is
+    /// not told.
+    #[error("the reset token is invalid")]
+    PasswordResetInvalid,
     /// There is no such user.
     #[error("user {user_id} does not exist")]
     UserNotFound {
@@ -60,7 +64,7 @@ pub enum Error {
     /// Nobody would be left who may make admins.
     #[error("user {user_id} is the last active admin")]
     LastAdmin {
-        /// Who was to be demoted or deactivated.
+        /// Who was to be demoted, deactivated or deleted.
         user_id: Uuid,
     },
     /// There were too many failed attempts for this account or from this address.

@@ -18,7 +18,7 @@ pub use email::Email;
 pub use error::{Cause, Error, Result};
 pub use password::{NewPassword, Password};
 pub use revocation::{LONGEST_ACCESS_TOKEN_LIFETIME, Revocation, RevokedTokens};
-pub use service_account::{LONGEST_OVERLAP, NewServiceAccount, SecretDigests, ServiceAccount};
+pub use service_account::{LONGEST_OVERLAP, NewServiceAccount, SecretDigests, ServiceAccount, WhichSecret};
 pub use session::{Session, SessionLifetimes};
 pub use user::{NewUser, User, display_name, sign_up_role};
 pub use user_update::{UpdatedUser, UserUpdate};

@@ -6,7 +6,7 @@ use service_core::validation::Violations;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::Email;
+use super::{Email, Error, Result};
 
 /// A user, as stored. The password hash is not part of it.
 #[derive(Clone, Debug)]
@@ -30,6 +30,24 @@ pub struct User {
 }
 
 impl User {
+    /// Whether the user is one of those who may do everything.
+    #[must_use]
+    pub fn is_active_admin(&self) -> bool {
+        self.active && self.role == Role::Admin
+    }
+
+    /// Whether the user may be demoted, deactivated or deleted. `other_admins`: whether another active admin is certain to
+    /// be there.
+    ///
+    /// # Errors
+    /// [`Error::LastAdmin`] if no active admin would be left.
+    pub fn may_cease_to_be_admin(&self, other_admins: bool) -> Result<()> {
+        if self.is_active_admin() && !other_admins {
+            return Err(Error::LastAdmin { user_id: self.id });
+        }
+        Ok(())
+    }
+
     /// Names the present state of the user; another one after every change that a client sees.
     #[must_use]
     pub fn etag(&self) -> String {

@@ -56,9 +56,8 @@ impl UserUpdate {
         user.role = self.role.unwrap_or(present.role);
         user.active = self.active.unwrap_or(present.active);
 
-        let is_admin = |user: &User| user.active && user.role == Role::Admin;
-        if is_admin(present) && !is_admin(&user) && !other_admins {
-            return Err(Error::LastAdmin { user_id: present.id });
+        if !user.is_active_admin() {
+            present.may_cease_to_be_admin(other_admins)?;
         }
         let mut details = serde_json::Map::new();
         if user.role != present.role {

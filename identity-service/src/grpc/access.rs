@@ -8,19 +8,21 @@ const ADMIN: Access = Access::AnyOf(&[Role::Admin]);
 const SERVICE: Access = Access::AnyOf(&[Role::Service]);
 const SERVICE_OR_ADMIN: Access = Access::AnyOf(&[Role::Service, Role::Admin]);
 
-/// Every rpc of `rowlock.identity.v1`, as the contract's `Callers:` lines say. RefreshTokens, SignOut and
-/// IssueServiceToken are public because what they are given is the proof.
+/// Every rpc of `rowlock.identity.v1`, as the contract's `Callers:` lines say. RefreshTokens, SignOut,
+/// ResetPassword and IssueServiceToken are public because what they are given is the proof.
 pub const ACCESS: AccessTable = &[
     ("/rowlock.identity.v1.AuthService/SignUp", Access::Public),
     ("/rowlock.identity.v1.AuthService/SignIn", Access::Public),
     ("/rowlock.identity.v1.AuthService/RefreshTokens", Access::Public),
     ("/rowlock.identity.v1.AuthService/SignOut", Access::Public),
+    ("/rowlock.identity.v1.AuthService/ResetPassword", Access::Public),
     ("/rowlock.identity.v1.AuthService/IssueServiceToken", Access::Public),
     ("/rowlock.identity.v1.AuthService/IntrospectToken", SERVICE_OR_ADMIN),
     ("/rowlock.identity.v1.AuthService/GetJwks", Access::Public),
     ("/rowlock.identity.v1.UserService/GetMe", PEOPLE),
     ("/rowlock.identity.v1.UserService/UpdateMe", PEOPLE),
     ("/rowlock.identity.v1.UserService/ChangePassword", PEOPLE),
+    ("/rowlock.identity.v1.UserService/DeleteMe", PEOPLE),
     ("/rowlock.identity.v1.UserService/ListMySessions", PEOPLE),
     ("/rowlock.identity.v1.UserService/RevokeMySession", PEOPLE),
     ("/rowlock.identity.v1.UserService/GetUser", ADMIN),
@@ -28,6 +30,8 @@ pub const ACCESS: AccessTable = &[
     ("/rowlock.identity.v1.UserService/BatchGetUsers", SERVICE_OR_ADMIN),
     ("/rowlock.identity.v1.UserService/UpdateUser", ADMIN),
     ("/rowlock.identity.v1.UserService/RevokeUserSessions", ADMIN),
+    ("/rowlock.identity.v1.UserService/CreatePasswordReset", ADMIN),
+    ("/rowlock.identity.v1.UserService/DeleteUser", ADMIN),
     ("/rowlock.identity.v1.ServiceAccountService/CreateServiceAccount", ADMIN),
     ("/rowlock.identity.v1.ServiceAccountService/ListServiceAccounts", ADMIN),
     ("/rowlock.identity.v1.ServiceAccountService/RotateServiceAccountSecret", ADMIN),

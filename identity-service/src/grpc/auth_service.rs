@@ -6,7 +6,8 @@ use rowlock_proto::identity::v1::auth_service_server::AuthService;
 use rowlock_proto::identity::v1::{
     GetJwksRequest, GetJwksResponse, IntrospectTokenRequest, IntrospectTokenResponse,
     IssueServiceTokenRequest, IssueServiceTokenResponse, RefreshTokensRequest, RefreshTokensResponse,
-    SignInRequest, SignInResponse, SignOutRequest, SignOutResponse, SignUpRequest, SignUpResponse,
+    ResetPasswordRequest, ResetPasswordResponse, SignInRequest, SignInResponse, SignOutRequest,
+    SignOutResponse, SignUpRequest, SignUpResponse,
 };
 use service_core::token::{TokenError, TokenVerifier};
 use service_core::validation::timestamp;
@@ -55,6 +56,17 @@ impl AuthService for AuthRpcs {
         let presented = convert::refresh_token(&request.get_ref().refresh_token)?;
         self.accounts.sign_out(&presented).await?;
         Ok(Response::new(SignOutResponse {}))
+    }
+
+    async fn reset_password(
+        &self,
+        request: Request<ResetPasswordRequest>,
+    ) -> Result<Response<ResetPasswordResponse>, Status> {
+        let token = convert::reset_token(request.get_ref())?;
+        let holder = self.accounts.reset_holder(&token).await?;
+        let new = convert::new_password(request.get_ref(), &holder.email)?;
+        self.accounts.reset_password(&token, &holder, new).await?;
+        Ok(Response::new(ResetPasswordResponse {}))
     }
 
     async fn issue_service_token(

@@ -8,7 +8,7 @@ use service_core::validation::{Violations, required_id, timestamp};
 use uuid::Uuid;
 
 use crate::accounts::{
-    ChangePassword, ClientSecret, RefreshToken, ServiceSignIn, SessionTokens, SignIn, SignUp,
+    ChangePassword, ClientSecret, RefreshToken, ResetToken, ServiceSignIn, SessionTokens, SignIn, SignUp,
 };
 use crate::domain::{
     Email, Error, LONGEST_OVERLAP, NewPassword, Password, Result, RevokedTokens, ServiceAccount, Session,
@@ -61,6 +61,35 @@ pub(super) fn change_password(
     let new = NewPassword::read(&mut violations, "new_password", &request.new_password, email);
     violations.finish()?;
     Ok(ChangePassword { current, new, address: client.address })
+}
+
+/// Reads the password of somebody who wants to go.
+pub(super) fn delete_me(request: &proto::DeleteMeRequest) -> Result<Password> {
+    let mut violations = Violations::default();
+    let current = Password::read(&mut violations, "current_password", &request.current_password);
+    violations.finish()?;
+    Ok(current)
+}
+
+/// Reads a token that replaces a password. What cannot be one is answered as one that nobody was given. Of the new password
+/// it can only be said whether there is one: whose it is to be is not known yet.
+pub(super) fn reset_token(request: &proto::ResetPasswordRequest) -> Result<ResetToken> {
+    let mut violations = Violations::default();
+    for (field, value) in [("reset_token", &request.reset_token), ("new_password", &request.new_password)] {
+        if value.is_empty() {
+            violations.add(field, "is required");
+        }
+    }
+    violations.finish()?;
+    ResetToken::presented(&request.reset_token).ok_or(Error::PasswordResetInvalid)
+}
+
+/// Reads the new password of the user with this address.
+pub(super) fn new_password(request: &proto::ResetPasswordRequest, email: &Email) -> Result<NewPassword> {
+    let mut violations = Violations::default();
+    let new = NewPassword::read(&mut violations, "new_password", &request.new_password, email);
+    violations.finish()?;
+    Ok(new)
 }
 
 /// The role that a request names; `None` if it is left open.
@@ -192,6 +221,8 @@ pub(super) fn service_account(account: &ServiceAccount) -> proto::ServiceAccount
         create_time: Some(timestamp(account.create_time)),
         secret_create_time: Some(timestamp(account.secret_create_time)),
         old_secret_expire_time: account.old_secret_expire_time.map(timestamp),
+        secret_last_use_time: account.secret_last_use_time.map(timestamp),
+        old_secret_last_use_time: account.old_secret_last_use_time.map(timestamp),
     }
 }
 

@@ -44,6 +44,9 @@ fn failure(error: Error) -> Failure {
         Error::RefreshTokenInvalid => {
             new(Code::Unauthenticated, ErrorReason::RefreshTokenInvalid, "the refresh token is not valid")
         }
+        Error::PasswordResetInvalid => {
+            new(Code::Unauthenticated, ErrorReason::PasswordResetInvalid, "the reset token is not valid")
+        }
         Error::UserNotFound { user_id } => {
             new(Code::NotFound, ErrorReason::UserNotFound, &format!("user {user_id} does not exist"))
                 .with("user_id", user_id)
@@ -151,6 +154,7 @@ mod tests {
             (Error::Invalid(invalid()), Code::InvalidArgument, "VALIDATION_FAILED", false),
             (Error::PageTokenInvalid(PageTokenInvalid), Code::InvalidArgument, "PAGE_TOKEN_INVALID", false),
             (Error::RefreshTokenInvalid, Code::Unauthenticated, "REFRESH_TOKEN_INVALID", false),
+            (Error::PasswordResetInvalid, Code::Unauthenticated, "PASSWORD_RESET_INVALID", false),
             (Error::UserNotFound { user_id: id }, Code::NotFound, "USER_NOT_FOUND", false),
             (Error::SessionNotFound { session_id: id }, Code::NotFound, "SESSION_NOT_FOUND", false),
             (Error::EtagMismatch { user_id: id, etag: "7".into() }, Code::Aborted, "ETAG_MISMATCH", false),

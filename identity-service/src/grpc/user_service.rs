@@ -6,15 +6,16 @@ use prost::Message;
 use rowlock_proto::identity::v1 as proto;
 use rowlock_proto::identity::v1::user_service_server::UserService;
 use rowlock_proto::identity::v1::{
-    BatchGetUsersRequest, BatchGetUsersResponse, ChangePasswordRequest, ChangePasswordResponse, GetMeRequest,
-    GetMeResponse, GetUserRequest, GetUserResponse, ListMySessionsRequest, ListMySessionsResponse,
-    ListUsersRequest, ListUsersResponse, RevokeMySessionRequest, RevokeMySessionResponse,
-    RevokeUserSessionsRequest, RevokeUserSessionsResponse, UpdateMeRequest, UpdateMeResponse,
-    UpdateUserRequest, UpdateUserResponse,
+    BatchGetUsersRequest, BatchGetUsersResponse, ChangePasswordRequest, ChangePasswordResponse,
+    CreatePasswordResetRequest, CreatePasswordResetResponse, DeleteMeRequest, DeleteMeResponse,
+    DeleteUserRequest, DeleteUserResponse, GetMeRequest, GetMeResponse, GetUserRequest, GetUserResponse,
+    ListMySessionsRequest, ListMySessionsResponse, ListUsersRequest, ListUsersResponse,
+    RevokeMySessionRequest, RevokeMySessionResponse, RevokeUserSessionsRequest, RevokeUserSessionsResponse,
+    UpdateMeRequest, UpdateMeResponse, UpdateUserRequest, UpdateUserResponse,
 };
 use service_core::auth::principal;
 use service_core::page::PageBinding;
-use service_core::validation::Violations;
+use service_core::validation::{Violations, timestamp};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -66,6 +67,17 @@ impl UserService for UserRpcs {
         let change = convert::change_password(request.get_ref(), &me.email, &client)?;
         let ended = self.accounts.change_password(caller, change).await?;
         Ok(Response::new(ChangePasswordResponse { revoked_sessions: convert::count(ended) }))
+    }
+
+    async fn delete_me(
+        &self,
+        request: Request<DeleteMeRequest>,
+    ) -> Result<Response<DeleteMeResponse>, Status> {
+        let caller = principal(&request).map_err(no_principal)?;
+        let client = self.client_address.client(&request);
+        let password = convert::delete_me(request.get_ref())?;
+        self.accounts.delete_me(caller, password, client.address).await?;
+        Ok(Response::new(DeleteMeResponse {}))
     }
 
     async fn list_my_sessions(
@@ -150,6 +162,29 @@ impl UserService for UserRpcs {
         let user_id = convert::id("user_id", &request.get_ref().user_id)?;
         let ended = self.accounts.revoke_user_sessions(caller, user_id).await?;
         Ok(Response::new(RevokeUserSessionsResponse { revoked_sessions: convert::count(ended) }))
+    }
+
+    async fn create_password_reset(
+        &self,
+        request: Request<CreatePasswordResetRequest>,
+    ) -> Result<Response<CreatePasswordResetResponse>, Status> {
+        let caller = principal(&request).map_err(no_principal)?;
+        let user_id = convert::id("user_id", &request.get_ref().user_id)?;
+        let (token, expire_time) = self.accounts.create_password_reset(caller, user_id).await?;
+        Ok(Response::new(CreatePasswordResetResponse {
+            reset_token: token.expose().to_owned(),
+            expire_time: Some(timestamp(expire_time)),
+        }))
+    }
+
+    async fn delete_user(
+        &self,
+        request: Request<DeleteUserRequest>,
+    ) -> Result<Response<DeleteUserResponse>, Status> {
+        let caller = principal(&request).map_err(no_principal)?;
+        let user_id = convert::id("user_id", &request.get_ref().user_id)?;
+        self.accounts.delete_user(caller, user_id).await?;
+        Ok(Response::new(DeleteUserResponse {}))
     }
 }
 

@@ -3,24 +3,30 @@
 
 mod audit;
 mod failures;
+mod password_resets;
 mod refresh_tokens;
 mod revocations;
 mod service_accounts;
 mod sessions;
 mod sweep;
 mod user_changes;
+mod user_deletion;
 mod users;
 
 pub use failures::{Attempt, FailureKey, blocked_until, count_failure};
+pub use password_resets::{
+    NewPasswordReset, PasswordReset, create_password_reset, reset_holder, reset_password,
+};
 pub use refresh_tokens::{Rotated, Rotation, rotate_refresh_token, sign_out};
 pub use revocations::{Look, StoredRevocation, look};
 pub use service_accounts::{
-    NewSecret, create_service_account, delete_service_account, forget_failures, rotate_secret,
-    service_account_by_client_id, service_accounts, service_token_stands, user_token_stands,
+    NewSecret, create_service_account, delete_service_account, forget_failures, note_secret_use,
+    rotate_secret, service_account_by_client_id, service_accounts, service_token_stands, user_token_stands,
 };
 pub use sessions::{NewSession, begin_session, live_sessions, revoke_session, revoke_user_sessions};
 pub use sweep::{Swept, sweep};
 pub use user_changes::{PasswordChange, change_password, replace_password_hash, reset_to_admin, update_user};
+pub use user_deletion::{UserDeletion, delete_user};
 pub use users::{
     Credentials, UserFilter, create_user, credentials_by_email, credentials_by_id, user_by_id, users,
     users_by_ids,
@@ -47,6 +53,7 @@ impl TxError for Error {
             Self::Invalid(_)
             | Self::PageTokenInvalid(_)
             | Self::RefreshTokenInvalid
+            | Self::PasswordResetInvalid
             | Self::UserNotFound { .. }
             | Self::SessionNotFound { .. }
             | Self::EtagMismatch { .. }

@@ -32,7 +32,7 @@ pub async fn create_service_account(
                      (id, client_id, display_name, secret_hash, secret_create_time, create_time)
                  VALUES ($1, $2, $3, $4, $5, $5)
                  RETURNING id, client_id, display_name, session_version, create_time, secret_create_time,
-                     old_secret_expire_time",
+                     old_secret_expire_time, secret_last_use_time, old_secret_last_use_time",
                 account.id,
                 account.client_id,
                 account.display_name,
@@ -60,7 +60,7 @@ pub async fn service_accounts(
     let rows = sqlx::query_as!(
         ServiceAccount,
         "SELECT id, client_id, display_name, session_version, create_time, secret_create_time,
-             old_secret_expire_time
+             old_secret_expire_time, secret_last_use_time, old_secret_last_use_time
          FROM service_accounts WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2",
         after,
         limit
@@ -98,10 +98,12 @@ pub async fn rotate_secret(
                 "UPDATE service_accounts
                  SET secret_hash = $2, secret_create_time = $3, old_secret_expire_time = $4,
                      old_secret_hash = CASE WHEN $4::timestamptz IS NOT NULL THEN secret_hash END,
+                     secret_last_use_time = NULL,
+                     old_secret_last_use_time = CASE WHEN $4::timestamptz IS NOT NULL THEN secret_last_use_time END,
                      session_version = session_version + CASE WHEN $4::timestamptz IS NULL THEN 1 ELSE 0 END
                  WHERE id = $1
                  RETURNING id, client_id, display_name, session_version, create_time, secret_create_time,
-                     old_secret_expire_time",
+                     old_secret_expire_time, secret_last_use_time, old_secret_last_use_time",
                 id,
                 &secret.hash,
                 act.time,
@@ -154,7 +156,7 @@ pub async fn service_account_by_client_id(
 ) -> Result<Option<(ServiceAccount, SecretDigests)>> {
     let row = sqlx::query!(
         "SELECT id, client_id, display_name, session_version, create_time, secret_create_time,
-             old_secret_expire_time, secret_hash, old_secret_hash
+             old_secret_expire_time, secret_last_use_time, old_secret_last_use_time, secret_hash, old_secret_hash
          FROM service_accounts WHERE client_id = $1",
         client_id
     )
@@ -175,8 +177,35 @@ pub async fn service_account_by_client_id(
         create_time: row.create_time,
         secret_create_time: row.secret_create_time,
         old_secret_expire_time: row.old_secret_expire_time,
+        secret_last_use_time: row.secret_last_use_time,
+        old_secret_last_use_time: row.old_secret_last_use_time,
     };
     Ok(Some((account, SecretDigests { present, old })))
+}
+
+/// Writes down that the secret with this digest was used. If it was replaced since it was judged, nothing is written, or what
+/// belongs to the old one.
+///
+/// # Errors
+/// If the database fails.
+pub async fn note_secret_use(
+    executor: impl PgExecutor<'_>,
+    id: Uuid,
+    digest: [u8; 32],
+    now: OffsetDateTime,
+) -> Result<()> {
+    sqlx::query!(
+        "UPDATE service_accounts
+         SET secret_last_use_time = CASE WHEN secret_hash = $2 THEN $3 ELSE secret_last_use_time END,
+             old_secret_last_use_time = CASE WHEN old_secret_hash = $2 THEN $3 ELSE old_secret_last_use_time END
+         WHERE id = $1 AND (secret_hash = $2 OR old_secret_hash = $2)",
+        id,
+        &digest,
+        now
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
 }
 
 /// Forgets the failures of an account whose secret was right.

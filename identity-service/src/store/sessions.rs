@@ -177,15 +177,9 @@ pub(super) async fn end_session(
 pub async fn revoke_user_sessions(pool: &PgPool, user_id: Uuid, act: Act) -> Result<usize> {
     run_tx(pool, "session.revoke_all", move |tx| {
         Box::pin(async move {
-            // Raising it locks the user, so that whoever signs in or refreshes meanwhile does so before, and is
-            // ended, or after.
-            let Some(version) = raise_session_version(tx, user_id).await? else {
-                return Err(Error::UserNotFound { user_id });
-            };
-            let ended = end_sessions(tx, user_id, None, act.time).await?;
-            let tokens = RevokedTokens::BelowVersion(version);
-            record(tx, &[Revocation { user_id, tokens }], act.time).await?;
-            let details = serde_json::json!({ "sessions": ended.alive });
+            let ended = end_all_sessions(tx, user_id, act.time).await?;
+            let ended = ended.ok_or(Error::UserNotFound { user_id })?;
+            let details = serde_json::json!({ "sessions": ended });
             let entry = Entry {
                 action: AuditAction::SessionsRevoked,
                 subject_id: Some(user_id),
@@ -193,10 +187,26 @@ pub async fn revoke_user_sessions(pool: &PgPool, user_id: Uuid, act: Act) -> Res
                 details: Some(&details),
             };
             append(tx, act, entry).await?;
-            Ok(ended.alive)
+            Ok(ended)
         })
     })
     .await
+}
+
+/// Ends every session of a user and voids every token that is out: how many sessions were alive. `None` if there is no such
+/// user.
+pub(super) async fn end_all_sessions(
+    connection: &mut PgConnection,
+    user_id: Uuid,
+    now: OffsetDateTime,
+) -> Result<Option<usize>> {
+    // Raising it locks the user, so that whoever signs in or refreshes meanwhile does so before, and is ended, or
+    // after.
+    let Some(version) = raise_session_version(connection, user_id).await? else { return Ok(None) };
+    let ended = end_sessions(connection, user_id, None, now).await?;
+    let tokens = RevokedTokens::BelowVersion(version);
+    record(connection, &[Revocation { user_id, tokens }], now).await?;
+    Ok(Some(ended.alive))
 }
 
 /// Sessions that were ended.

@@ -17,10 +17,12 @@ pub struct Swept {
     pub failures: u64,
     /// Revocations.
     pub revocations: u64,
+    /// Tokens that would have replaced a password.
+    pub password_resets: u64,
 }
 
 /// Removes sessions that expired before `sessions_before`, failures whose newest is from before
-/// `failures_before`, and revocations that expired before `revocations_before`. Replicas that sweep at once skip
+/// `failures_before`, and revocations and tokens for passwords that have expired by `now`. Replicas that sweep at once skip
 /// what another one is removing.
 ///
 /// # Errors
@@ -29,12 +31,18 @@ pub async fn sweep(
     pool: &PgPool,
     sessions_before: OffsetDateTime,
     failures_before: OffsetDateTime,
-    revocations_before: OffsetDateTime,
+    now: OffsetDateTime,
 ) -> Result<Swept> {
     let sessions = sweep_sessions(pool, sessions_before).await;
     let failures = sweep_failures(pool, failures_before).await;
-    let revocations = sweep_revocations(pool, revocations_before).await;
-    Ok(Swept { sessions: sessions?, failures: failures?, revocations: revocations? })
+    let revocations = sweep_revocations(pool, now).await;
+    let password_resets = sweep_password_resets(pool, now).await;
+    Ok(Swept {
+        sessions: sessions?,
+        failures: failures?,
+        revocations: revocations?,
+        password_resets: password_resets?,
+    })
 }
 
 /// The tokens of a session before the session: one that lived for long has tens of thousands, and a statement that took a
@@ -87,6 +95,20 @@ async fn sweep_revocations(pool: &PgPool, before: OffsetDateTime) -> Result<u64>
         let removed = sqlx::query!(
             "DELETE FROM revocations WHERE id IN (
                  SELECT id FROM revocations WHERE expire_time < $1 ORDER BY expire_time LIMIT $2
+                 FOR UPDATE SKIP LOCKED)",
+            before,
+            BATCH
+        );
+        Ok(removed.execute(pool).await?.rows_affected())
+    })
+    .await
+}
+
+async fn sweep_password_resets(pool: &PgPool, before: OffsetDateTime) -> Result<u64> {
+    in_batches(|| async {
+        let removed = sqlx::query!(
+            "DELETE FROM password_resets WHERE user_id IN (
+                 SELECT user_id FROM password_resets WHERE expire_time < $1 ORDER BY expire_time LIMIT $2
                  FOR UPDATE SKIP LOCKED)",
             before,
             BATCH

@@ -8,9 +8,10 @@ use uuid::Uuid;
 use super::FailureKey;
 use super::audit::{Entry, append};
 use super::failures::{clear_failures, existing_failures_for_update};
+use super::password_resets::end_password_reset;
 use super::revocations::record;
 use super::sessions::end_sessions;
-use super::users::credentials_for_update;
+use super::users::{credentials_for_update, set_password};
 use crate::domain::{
     Act, AuditAction, Email, Error, Result, Revocation, RevokedTokens, UpdatedUser, User, UserUpdate,
 };
@@ -41,7 +42,7 @@ pub async fn update_user(pool: &PgPool, user_id: Uuid, update: &UserUpdate, act:
 /// Locks all active admins, in the order of their ids, and tells whether there is one besides `user_id`. Of two
 /// admins who demote each other at once, the second waits for the first and then is not one that counts: without
 /// the lock each would see the other as the one who is left.
-async fn lock_other_admins(connection: &mut PgConnection, user_id: Uuid) -> Result<bool> {
+pub(super) async fn lock_other_admins(connection: &mut PgConnection, user_id: Uuid) -> Result<bool> {
     let admins =
         sqlx::query_scalar!("SELECT id FROM users WHERE role = 'admin' AND active ORDER BY id FOR UPDATE")
             .fetch_all(connection)
@@ -67,6 +68,7 @@ async fn write(tx: &mut PgConnection, updated: &UpdatedUser, act: Act) -> Result
     .await?;
     if updated.ends_sessions {
         end_sessions(tx, user.id, None, act.time).await?;
+        end_password_reset(tx, user.id).await?;
     }
     if updated.ends_tokens {
         let tokens = RevokedTokens::BelowVersion(user.session_version);
@@ -123,13 +125,7 @@ pub async fn change_password(
             if failures.is_some() {
                 clear_failures(tx, account).await?;
             }
-            sqlx::query!(
-                "UPDATE users SET password_hash = $2 WHERE id = $1",
-                user_id,
-                change.new_hash.expose()
-            )
-            .execute(&mut *tx)
-            .await?;
+            set_password(tx, user_id, &change.new_hash).await?;
             let ended = end_sessions(tx, user_id, change.keep, act.time).await?;
             let revocations: Vec<Revocation> = ended
                 .with_tokens
@@ -199,6 +195,7 @@ pub async fn reset_to_admin(
             .await?;
             let Some(reset) = reset else { return Ok(None) };
             end_sessions(tx, reset.id, None, act.time).await?;
+            end_password_reset(tx, reset.id).await?;
             let tokens = RevokedTokens::BelowVersion(reset.session_version);
             record(tx, &[Revocation { user_id: reset.id, tokens }], act.time).await?;
             let entry = Entry {

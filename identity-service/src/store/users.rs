@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::audit::{Entry, append};
+use super::password_resets::end_password_reset;
 use crate::domain::{Act, AuditAction, Email, Error, NewUser, Result, User};
 
 /// A user as the columns have it.
@@ -219,6 +220,14 @@ pub(super) async fn raise_session_version(connection: &mut PgConnection, id: Uui
     .fetch_optional(connection)
     .await?;
     Ok(version)
+}
+
+/// Gives a user another password, and ends the token that might replace it. The caller has locked the user.
+pub(super) async fn set_password(connection: &mut PgConnection, id: Uuid, hash: &Secret) -> Result<()> {
+    sqlx::query!("UPDATE users SET password_hash = $2 WHERE id = $1", id, hash.expose())
+        .execute(&mut *connection)
+        .await?;
+    end_password_reset(connection, id).await
 }
 
 /// Which users are listed.

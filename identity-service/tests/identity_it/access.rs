@@ -17,17 +17,19 @@ use crate::raw;
 use crate::server::{TestServer, refusal, with_token};
 
 /// Who is let through. Said here a second time, apart from the table in the service.
-const CASES: [(&str, &[Role]); 22] = [
+const CASES: [(&str, &[Role]); 26] = [
     ("AuthService/SignUp", ANYONE),
     ("AuthService/SignIn", ANYONE),
     ("AuthService/RefreshTokens", ANYONE),
     ("AuthService/SignOut", ANYONE),
+    ("AuthService/ResetPassword", ANYONE),
     ("AuthService/IssueServiceToken", ANYONE),
     ("AuthService/IntrospectToken", &[Role::Service, Role::Admin]),
     ("AuthService/GetJwks", ANYONE),
     ("UserService/GetMe", PEOPLE),
     ("UserService/UpdateMe", PEOPLE),
     ("UserService/ChangePassword", PEOPLE),
+    ("UserService/DeleteMe", PEOPLE),
     ("UserService/ListMySessions", PEOPLE),
     ("UserService/RevokeMySession", PEOPLE),
     ("UserService/GetUser", &[Role::Admin]),
@@ -35,6 +37,8 @@ const CASES: [(&str, &[Role]); 22] = [
     ("UserService/BatchGetUsers", &[Role::Service, Role::Admin]),
     ("UserService/UpdateUser", &[Role::Admin]),
     ("UserService/RevokeUserSessions", &[Role::Admin]),
+    ("UserService/CreatePasswordReset", &[Role::Admin]),
+    ("UserService/DeleteUser", &[Role::Admin]),
     ("ServiceAccountService/CreateServiceAccount", &[Role::Admin]),
     ("ServiceAccountService/ListServiceAccounts", &[Role::Admin]),
     ("ServiceAccountService/RotateServiceAccountSecret", &[Role::Admin]),

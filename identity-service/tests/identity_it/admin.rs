@@ -17,14 +17,14 @@ fn mask(paths: &[&str]) -> Option<FieldMask> {
 }
 
 /// A server, an active admin, and the admin's token.
-async fn with_admin() -> (TestServer, User, String) {
+pub(crate) async fn with_admin() -> (TestServer, User, String) {
     let server = TestServer::start().await;
     let admin = admin(&server, "root@example.org").await;
     let token = server.token(admin.user_id.parse().unwrap(), auth::Role::Admin);
     (server, admin, token)
 }
 
-async fn admin(server: &TestServer, email: &str) -> User {
+pub(crate) async fn admin(server: &TestServer, email: &str) -> User {
     let user = server.sign_up(email).await;
     sqlx::query("UPDATE users SET role = 'admin' WHERE email = $1")
         .bind(email)
@@ -52,7 +52,7 @@ async fn list(
 }
 
 /// The versions below which tokens of this user are refused.
-async fn voided(server: &TestServer, user: &User) -> Vec<i64> {
+pub(crate) async fn voided(server: &TestServer, user: &User) -> Vec<i64> {
     sqlx::query_scalar(
         "SELECT minimum_session_version FROM revocations
          WHERE user_id = $1 AND minimum_session_version IS NOT NULL ORDER BY id",

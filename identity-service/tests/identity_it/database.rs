@@ -108,12 +108,17 @@ async fn rows_that_nobody_asks_for_are_swept() {
     server.sign_up("ada@example.org").await;
     server.sign_in("ada@example.org", PASSWORD).await.unwrap();
     server.sign_in("nobody@example.org", PASSWORD).await.unwrap_err();
+    sqlx::query("INSERT INTO password_resets SELECT id, sha256('x'), $1 FROM users")
+        .bind(service_core::clock::Clock::now(server.clock.as_ref()))
+        .execute(&pool)
+        .await
+        .unwrap();
     let now = service_core::clock::Clock::now(server.clock.as_ref());
     let swept = identity_service::store::sweep(&pool, now, now, now).await.unwrap();
-    assert_eq!((swept.sessions, swept.failures), (0, 0), "what is in use stays");
+    assert_eq!((swept.sessions, swept.failures, swept.password_resets), (0, 0, 0), "what is in use stays");
     let later = now + std::time::Duration::from_secs(31 * 86_400);
     let swept = identity_service::store::sweep(&pool, later, later, later).await.unwrap();
-    assert_eq!((swept.sessions, swept.failures), (1, 2));
+    assert_eq!((swept.sessions, swept.failures, swept.password_resets), (1, 2, 1));
     let tokens: i64 =
         sqlx::query_scalar("SELECT count(*) FROM refresh_tokens").fetch_one(&pool).await.unwrap();
     assert_eq!(tokens, 0, "a session takes its tokens along");

@@ -68,6 +68,7 @@ fn handlers() -> Routes {
             config.tokens.access_lifetime,
         ),
         sessions: config.tokens.sessions,
+        reset_lifetime: config.tokens.reset_lifetime,
         limits: config.sign_in,
         sources: sources.clone(),
     };

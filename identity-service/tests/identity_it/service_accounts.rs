@@ -5,12 +5,15 @@ use std::time::Duration;
 use prost_types::FieldMask;
 use rowlock_proto::identity::v1::service_account_service_client::ServiceAccountServiceClient;
 use rowlock_proto::identity::v1::{
-    CreateServiceAccountRequest, CreateServiceAccountResponse, DeleteServiceAccountRequest,
-    IntrospectTokenRequest, IntrospectTokenResponse, IssueServiceTokenRequest, IssueServiceTokenResponse,
-    ListServiceAccountsRequest, ListServiceAccountsResponse, RevokeUserSessionsRequest, Role,
-    RotateServiceAccountSecretRequest, RotateServiceAccountSecretResponse, UpdateUserRequest, User,
+    CreatePasswordResetRequest, CreateServiceAccountRequest, CreateServiceAccountResponse,
+    DeleteServiceAccountRequest, DeleteUserRequest, IntrospectTokenRequest, IntrospectTokenResponse,
+    IssueServiceTokenRequest, IssueServiceTokenResponse, ListServiceAccountsRequest,
+    ListServiceAccountsResponse, RevokeUserSessionsRequest, Role, RotateServiceAccountSecretRequest,
+    RotateServiceAccountSecretResponse, UpdateUserRequest, User,
 };
 use service_core::auth;
+use service_core::clock::Clock;
+use service_core::validation::timestamp;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -159,7 +162,11 @@ async fn what_an_admin_does_with_accounts_needs_a_token_that_stands_by_the_datab
     let update = UpdateUserRequest { user: Some(user), update_mask: Some(mask) };
     let revoke = RevokeUserSessionsRequest { user_id: ADMIN.to_string() };
     let create = CreateServiceAccountRequest { display_name: "Another".to_owned() };
+    let reset = CreatePasswordResetRequest { user_id: ADMIN.to_string() };
+    let delete = DeleteUserRequest { user_id: ADMIN.to_string() };
     let refused = [
+        users.create_password_reset(with_token(reset, &office.admin)).await.map(|_| ()),
+        users.delete_user(with_token(delete, &office.admin)).await.map(|_| ()),
         office.rotate(&id, None).await.map(|_| ()),
         office.delete(&id).await,
         office.accounts().create_service_account(with_token(create, &office.admin)).await.map(|_| ()),
@@ -232,6 +239,51 @@ async fn a_deleted_account_is_gone_with_its_tokens() {
         .text("SELECT string_agg(action || ' ' || actor_id, ', ' ORDER BY id) FROM audit_entries")
         .await;
     assert_eq!(actions, format!("service_account_created {ADMIN}, service_account_deleted {ADMIN}"));
+}
+
+#[tokio::test]
+async fn the_list_tells_to_the_minute_when_each_secret_was_last_used() {
+    let office = Backoffice::start().await;
+    let (id, client, old) = office.create("Mailer").await;
+    let used = async || {
+        let account = office.list(0, "").await.unwrap().service_accounts.remove(0);
+        [account.secret_last_use_time, account.old_secret_last_use_time]
+    };
+    let now = || Some(timestamp(office.server.clock.now()));
+    assert_eq!(used().await, [None, None]);
+    office.issue(&client, "rowlock_secret_wrong").await.unwrap_err();
+    assert_eq!(used().await, [None, None], "a wrong one is none");
+    let first = now();
+    office.issue(&client, &old).await.unwrap();
+    assert_eq!(used().await, [first, None]);
+    office.server.clock.advance(Duration::from_secs(59));
+    office.issue(&client, &old).await.unwrap();
+    assert_eq!(used().await, [first, None], "so soon it is not written down");
+
+    let new = office.rotate(&id, Some(Duration::from_secs(600))).await.unwrap();
+    let told = new.service_account.unwrap();
+    assert_eq!([told.secret_last_use_time, told.old_secret_last_use_time], [None, first]);
+    office.issue(&client, &new.client_secret).await.unwrap();
+    let second = now();
+    assert_eq!(used().await, [second, first]);
+    office.server.clock.advance(Duration::from_secs(60));
+    office.issue(&client, &old).await.unwrap();
+    assert_eq!(used().await, [second, now()], "somebody still has the old one");
+    office.rotate(&id, None).await.unwrap();
+    assert_eq!(used().await, [None, None]);
+}
+
+#[tokio::test]
+async fn a_use_that_cannot_be_written_down_keeps_nobody_from_a_token() {
+    let office = Backoffice::start().await;
+    let (_, client, secret) = office.create("Mailer").await;
+    for statement in [
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$",
+        "CREATE TRIGGER fail BEFORE UPDATE ON service_accounts FOR EACH ROW EXECUTE FUNCTION fail()",
+    ] {
+        sqlx::query(statement).execute(&office.server.database.pool(1)).await.unwrap();
+    }
+    office.issue(&client, &secret).await.unwrap();
 }
 
 #[tokio::test]
