@@ -35,6 +35,11 @@ pub fn acts_for(actor: Actor, user_id: Uuid, organizer_id: Uuid) -> bool {
     actor.id == user_id || serves_event(actor, organizer_id)
 }
 
+/// Whether the actor may see what this user has at all events.
+pub fn sees_all_of(actor: Actor, user_id: Uuid) -> bool {
+    actor.id == user_id || matches!(actor.role, ActorRole::Service | ActorRole::System | ActorRole::Admin)
+}
+
 /// Whether the actor handles other people's registrations at this event: who runs it, a service, the system.
 pub fn serves_event(actor: Actor, organizer_id: Uuid) -> bool {
     matches!(actor.role, ActorRole::Service | ActorRole::System) || runs_event(actor, organizer_id)

@@ -1,5 +1,6 @@
 //! Commands: every change to an event's seats or queue.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -92,12 +93,16 @@ impl Command {
     /// statement of its own (see `Ending`), and of a queue that is served the rest may follow (see `Decision::unserved`).
     pub fn may_take_long(&self) -> bool {
         match &self.action {
-            Action::CancelEvent { .. } | Action::ServeQueue => true,
-            Action::Update(patch) => patch.capacity.is_some() || patch.queue_discipline.is_some(),
+            Action::CancelEvent { .. } | Action::ServeQueue { .. } => true,
+            Action::Update(patch) => patch.may_seat_queue(),
             _ => false,
         }
     }
 }
+
+/// How far a queue was served: the last position by size of party. Those of one size are served in order, whatever the
+/// discipline, so nobody waits before it.
+pub type Served = BTreeMap<i32, i64>;
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -148,7 +153,10 @@ pub enum Action {
     },
     /// Give free seats to the queue, from where a batch before it in the same transaction has stopped
     /// (see `Decision::unserved`). The service's own.
-    ServeQueue,
+    ServeQueue {
+        /// How far that was.
+        after: Served,
+    },
     /// Change the event.
     Update(Box<EventPatch>),
     /// Open the event to everybody.
@@ -230,4 +238,11 @@ pub struct EventPatch {
     pub offer_ttl: Option<Duration>,
     /// New discipline.
     pub queue_discipline: Option<QueueDiscipline>,
+}
+
+impl EventPatch {
+    /// Whether somebody in the queue may fit who did not before.
+    pub fn may_seat_queue(&self) -> bool {
+        self.capacity.is_some() || self.queue_discipline.is_some()
+    }
 }

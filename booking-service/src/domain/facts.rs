@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::authority;
-use super::command::{Action, Command, Join, Register};
+use super::command::{Action, Command, Join, Register, Served};
 use super::event::{Event, EventText};
 use super::queue::Queue;
 use super::registration::Registration;
@@ -54,7 +54,7 @@ impl Wanted {
                 | Action::Publish { .. }
                 | Action::CancelEvent { .. }
                 | Action::DeleteEvent { .. } => wanted.texts.push(event_id),
-                Action::ServeQueue => {}
+                Action::ServeQueue { .. } => {}
             }
         }
         wanted
@@ -70,19 +70,23 @@ pub struct HeadsWanted {
     pub seats: i32,
     /// How many.
     pub limit: i64,
+    /// From above this position on: those before it no longer wait. As this very transaction wrote it, the index still has them
+    /// all, and whoever looks from the beginning walks past them.
+    pub after: i64,
 }
 
-/// [`Facts::portion`], unless a test has it smaller. A party costs some 4 KiB until it is written, with all the labels that it
-/// may have ten times as much.
-const PORTION: i32 = 1_000;
+/// [`Facts::portion`], unless a test has it smaller. A party costs some 4 KiB until it is written, with all the labels that it may
+/// have ten times as much. And PostgreSQL finds so few rows by their index: for a thousand it reads a table of a hundred
+/// thousand from end to end, for each portion anew.
+const PORTION: i32 = 250;
 
 /// The rows, indexed by what the rules ask for.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// The database's clock: as it was read with the events or, where they are remembered, has gone on since.
     pub now: OffsetDateTime,
-    /// How many seats the queue is given by one command, or a few more with the last party: how much of it has to be in memory
-    /// at once when an organizer has a hundred thousand seats more. At least 1.
+    /// How many seats the queue is given at a time by a command that may take long: so much of it, and a few parties of each size
+    /// more, has to be in memory, however many seats an organizer has added. At least 1.
     pub portion: i32,
     pub(super) events: HashMap<Uuid, Event>,
     pub(super) texts: HashMap<Uuid, EventText>,
@@ -169,13 +173,22 @@ impl Facts {
     /// however many seats that are, of this batch's F they are one portion and its last party.
     pub fn heads_wanted<'a>(&self, commands: impl IntoIterator<Item = &'a Command>) -> Vec<HeadsWanted> {
         #[derive(Default)]
-        struct Reach {
+        struct Reach<'a> {
             freed: i64,
             serves: bool,
-            /// Seats beyond those, if what is free is given away in portions.
-            raised: Option<i64>,
+            portioned: Portioned<'a>,
         }
-        let mut reach: BTreeMap<Uuid, Reach> = BTreeMap::new();
+        /// What is given away in portions.
+        #[derive(Default)]
+        enum Portioned<'a> {
+            #[default]
+            Nothing,
+            /// Seats more than the event had.
+            Raised(i64),
+            /// What a portion has left of those, all that are free: the last of the batch, and alone in it.
+            Rest(&'a Served),
+        }
+        let mut reach: BTreeMap<Uuid, Reach<'_>> = BTreeMap::new();
         // The same seats may be named twice in a batch but are freed once.
         let mut counted: HashSet<Uuid> = HashSet::new();
         for command in commands {
@@ -218,14 +231,17 @@ impl Facts {
                 }
                 // A queue is long, and looking into it is for those who may change its event.
                 // (Not for the right etag alone: that is not known before the commands ahead of this one are applied.)
-                Action::Update(patch) if authority::runs_event(command.actor, event.organizer_id) => {
+                Action::Update(patch)
+                    if patch.may_seat_queue() && authority::runs_event(command.actor, event.organizer_id) =>
+                {
                     let capacity = patch.capacity.unwrap_or(event.capacity);
                     reach.serves = true;
-                    reach.raised = Some(i64::from(capacity.saturating_sub(event.capacity).max(0)));
+                    reach.portioned =
+                        Portioned::Raised(i64::from(capacity.saturating_sub(event.capacity).max(0)));
                 }
-                Action::ServeQueue => {
+                Action::ServeQueue { after } => {
                     reach.serves = true;
-                    reach.raised = Some(0);
+                    reach.portioned = Portioned::Rest(after);
                 }
                 Action::Update(_)
                 | Action::Confirm { .. }
@@ -244,16 +260,24 @@ impl Facts {
             if !reach.serves || event.waitlist_size == 0 || !event.serves_queue(self.now) {
                 continue;
             }
-            let mut free = i64::from(event.seats_remaining) + reach.freed;
-            if let Some(raised) = reach.raised {
-                // A last party may be more than the portion has left, and fewer seats than its head wants may have been free
-                // before.
-                let portion = i64::from(self.portion) + 2 * i64::from(LARGEST_PARTY);
-                free = (free + raised).min(reach.freed + portion);
-            }
-            for seats in 1..=event.largest_party.min(LARGEST_PARTY) {
+            let largest = event.largest_party.min(LARGEST_PARTY);
+            // Of these seats no more than a portion is given away, and the last party that begins within it. (A larger one that
+            // joins in this batch is in memory anyway.)
+            let portion = i64::from(self.portion) + i64::from(largest);
+            let free = match reach.portioned {
+                Portioned::Nothing => i64::from(event.seats_remaining) + reach.freed,
+                Portioned::Raised(raised) => {
+                    i64::from(event.seats_remaining) + reach.freed + raised.min(portion)
+                }
+                Portioned::Rest(_) => i64::from(event.seats_remaining).min(portion),
+            };
+            for seats in 1..=largest {
                 let limit = (free / i64::from(seats) + 1).min(i64::from(event.waitlist_size));
-                wanted.push(HeadsWanted { event_id, seats, limit });
+                let after = match reach.portioned {
+                    Portioned::Rest(after) => after.get(&seats).copied().unwrap_or_default(),
+                    Portioned::Nothing | Portioned::Raised(_) => 0,
+                };
+                wanted.push(HeadsWanted { event_id, seats, limit, after });
             }
         }
         wanted

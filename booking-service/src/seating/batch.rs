@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::inbox::Locking;
 use super::recent::{Recent, Remembered};
 use super::session::{Session, Setback, within};
-use crate::domain::command::{Action, Actor, Command};
+use crate::domain::command::{Action, Actor, Command, Served};
 use crate::domain::decide::{Decision, Outcome, Verdict, decide};
 use crate::domain::effects::{Effects, Ending};
 use crate::domain::event::Event;
@@ -103,7 +103,7 @@ pub(super) async fn attempt_unlocked(
     let patience = session.patience();
     let connection = session.connection().await?;
     let events = event_ids(commands.iter().copied());
-    let loaded = within(patience, load_facts(connection, &events, commands.iter().copied())).await?;
+    let loaded = within(patience, load_facts(connection, &events, commands.iter().copied(), None)).await?;
     let Decision { verdicts, effects, .. } = decide(loaded.facts, commands.iter().copied(), ids);
     if effects.is_empty() {
         let is_true =
@@ -262,7 +262,7 @@ async fn apply(
     let applies = |command: &Command| events.binary_search(&command.event_id).is_ok();
 
     let applied = commands.iter().copied().filter(|command| applies(command));
-    let loaded = within(patience, load_facts(connection, events, applied.clone())).await?;
+    let loaded = within(patience, load_facts(connection, events, applied.clone(), None)).await?;
     let now = loaded.facts.now;
     let Decision { verdicts, effects, unserved } = decide(loaded.facts, applied, ids);
     let mut decided = verdicts.into_iter();
@@ -277,8 +277,9 @@ async fn apply(
     let last_versions = within(writing, written).await?;
     complete_endings(&mut verdicts, &effects.endings, &last_versions);
     let mut seats_sold = seats_sold(&effects);
-    for event_id in unserved {
-        seats_sold += serve_rest(connection, patience, event_id, now, &mark, &mut verdicts, ids).await?;
+    for (event_id, served) in unserved {
+        let rest = (event_id, served, now);
+        seats_sold += serve_rest(connection, patience, rest, &mark, &mut verdicts, ids).await?;
     }
     Ok(Applied { verdicts, seats_sold, mark: Some(mark) })
 }
@@ -288,26 +289,24 @@ async fn apply(
 async fn serve_rest(
     connection: &mut PgConnection,
     patience: Duration,
-    event_id: Uuid,
-    now: OffsetDateTime,
+    (event_id, mut served, now): (Uuid, Served, OffsetDateTime),
     mark: &Mark,
     verdicts: &mut [Option<Verdict>],
     ids: &dyn IdSource,
 ) -> Result<u64, Setback> {
-    let command = Command { event_id, actor: Actor::SYSTEM, action: Action::ServeQueue };
     let mut sold = 0;
     loop {
+        let action = Action::ServeQueue { after: served };
+        let command = Command { event_id, actor: Actor::SYSTEM, action };
         let events = [event_id];
-        let load = load_facts(connection, &events, std::iter::once(&command));
-        let mut loaded = within(patience, load).await?;
-        loaded.facts.now = now;
-        let Decision { effects, unserved, .. } = decide(loaded.facts, [&command], ids);
+        let load = load_facts(connection, &events, std::iter::once(&command), Some(now));
+        let loaded = within(patience, load).await?;
+        let Decision { effects, mut unserved, .. } = decide(loaded.facts, [&command], ids);
         within(patience, write_effects(connection, &loaded.versions, &effects, mark)).await?;
         sold += seats_sold(&effects);
-        if unserved.is_empty() {
-            effects.events.into_iter().for_each(|event| complete_event(verdicts, event));
-            return Ok(sold);
-        }
+        effects.events.into_iter().for_each(|event| complete_event(verdicts, event));
+        let Some((_, so_far)) = unserved.pop() else { return Ok(sold) };
+        served = so_far;
     }
 }
 

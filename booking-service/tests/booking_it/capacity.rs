@@ -40,7 +40,7 @@ async fn a_queue_that_is_seated_in_portions_is_seated_by_one_change_of_one_momen
     let organizer = system.organizer();
     let event = organizer.publish_new(draft(1)).await;
     system.attendee().seat(&event).await;
-    // Portions are of a thousand seats: two and a half.
+    // Portions are of 250 seats.
     let joins = system.attendees(2_500).into_iter().map(|attendee| {
         let event = event.clone();
         async move { attendee.join(&event).await.map(|_| ()) }

@@ -75,7 +75,7 @@ async fn batch_of(
         actor: Actor { id: user_id, role: ActorRole::Attendee },
         action: Action::Register(register),
     };
-    let loaded = load_facts(session, &[command.event_id], std::iter::once(&command)).await.unwrap();
+    let loaded = load_facts(session, &[command.event_id], std::iter::once(&command), None).await.unwrap();
     assert!(loaded.at_one_moment);
     let decision = decide(loaded.facts, [&command], &system.ids);
     let server_start = sqlx::query_scalar("SELECT pg_postmaster_start_time()");
@@ -143,7 +143,7 @@ async fn entries_are_found_without_reading_their_queue_before_the_database_has_a
         action: Action::Leave { entry_id },
     };
     let commands: Vec<Command> = entries.iter().step_by(400).map(leave).collect();
-    let loaded = load_facts(&mut session, &[id(&event.event_id)], commands.iter()).await.unwrap();
+    let loaded = load_facts(&mut session, &[id(&event.event_id)], commands.iter(), None).await.unwrap();
     let decision = decide(loaded.facts, &commands, &system.ids);
     assert!(decision.verdicts.iter().all(Result::is_ok));
     let read: i64 = sqlx::query_scalar(

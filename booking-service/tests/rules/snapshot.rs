@@ -129,7 +129,7 @@ impl Store {
             | Action::ExpireOffer { entry_id: id } => *id = self.id_of(*id)?,
             Action::Register(_)
             | Action::Join(_)
-            | Action::ServeQueue
+            | Action::ServeQueue { .. }
             | Action::Update(_)
             | Action::Publish { .. }
             | Action::CancelEvent { .. }

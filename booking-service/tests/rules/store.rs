@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use booking_service::domain::change::{Change, ChangeAction};
-use booking_service::domain::command::{Action, Actor, Command};
+use booking_service::domain::command::{Action, Actor, Command, Served};
 use booking_service::domain::decide::{Decision, Outcome, decide};
 use booking_service::domain::effects::{Effects, Ending};
 use booking_service::domain::event::{Event, EventRecord, EventState, EventText};
@@ -81,8 +81,8 @@ impl Store {
             decision.effects
         );
         self.write(decision.effects.clone());
-        for event_id in std::mem::take(&mut decision.unserved) {
-            self.serve_rest(event_id);
+        for (event_id, served) in std::mem::take(&mut decision.unserved) {
+            self.serve_rest(event_id, served);
             let last = decision.verdicts.iter_mut().rev().find_map(|verdict| match verdict {
                 Ok(Outcome::Event(record)) if record.event.id == event_id => Some(record),
                 _ => None,
@@ -93,18 +93,18 @@ impl Store {
     }
 
     /// The rest of a queue that is served portion by portion, in the same transaction.
-    fn serve_rest(&mut self, event_id: Uuid) {
-        let serve = [Command { event_id, actor: Actor::SYSTEM, action: Action::ServeQueue }];
+    fn serve_rest(&mut self, event_id: Uuid, mut served: Served) {
         loop {
+            let action = Action::ServeQueue { after: served };
+            let serve = [Command { event_id, actor: Actor::SYSTEM, action }];
             let facts = self.load(&serve);
-            let Decision { verdicts, effects, unserved } = decide(facts, &serve, &self.ids);
+            let Decision { verdicts, effects, mut unserved } = decide(facts, &serve, &self.ids);
             assert_eq!(verdicts, [Ok(Outcome::Unchanged)]);
             assert!(!effects.is_empty(), "there was somebody to be served");
             self.write(effects);
-            if unserved.is_empty() {
-                return;
-            }
-            assert_eq!(unserved, [event_id]);
+            let Some((of, so_far)) = unserved.pop() else { return };
+            assert_eq!((of, unserved), (event_id, Vec::new()));
+            served = so_far;
         }
     }
 
@@ -165,7 +165,7 @@ impl Store {
         let mut heads_read = 0;
         for heads in facts.heads_wanted(commands) {
             let mut line: Vec<&Entry> = self.waiting(heads.event_id);
-            line.retain(|row| row.seats == heads.seats);
+            line.retain(|row| row.seats == heads.seats && row.position > heads.after);
             let limit = usize::try_from(heads.limit).expect("a limit is not negative");
             line.truncate(limit);
             heads_read += line.len();

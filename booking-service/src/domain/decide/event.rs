@@ -5,7 +5,7 @@ use service_core::validation::Violations;
 
 use super::super::authority;
 use super::super::change::{ChangeAction, rfc3339};
-use super::super::command::{Actor, EventPatch};
+use super::super::command::{Actor, EventPatch, Served};
 use super::super::effects::Ending;
 use super::super::event::{Event, EventRecord, EventState, EventText};
 use super::super::refusal::Refusal;
@@ -40,8 +40,11 @@ impl Table<'_> {
         self.facts.texts.insert(event_id, text);
         self.revise_event(event);
         self.log(actor, event_id, ChangeAction::EventUpdated, event_id, None, Value::Object(changed));
-        // More seats, or a line that is no longer strict: whoever fits now comes in with this very change.
-        self.serve_queue_by_portion(event_id);
+        // More seats, or a line that is no longer strict: whoever fits now comes in with this very change. No other change makes
+        // anybody fit.
+        if patch.may_seat_queue() {
+            self.serve_queue_by_portion(event_id, Served::new());
+        }
         self.event_outcome(actor, event_id)
     }
 

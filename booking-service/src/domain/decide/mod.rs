@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::authority;
 use super::change::{Change, ChangeAction, entry_details, registration_details};
-use super::command::{Action, Actor, Command, RequestKey};
+use super::command::{Action, Actor, Command, RequestKey, Served};
 use super::effects::{Effects, Ending};
 use super::event::{Event, EventRecord, WaitlistPolicy};
 use super::facts::{Facts, Made};
@@ -66,9 +66,10 @@ pub struct Decision {
     pub verdicts: Vec<Verdict>,
     /// For the database.
     pub effects: Effects,
-    /// Events whose queue was given a portion of what is free, and would be given more: by [`Action::ServeQueue`], in the same
-    /// transaction, when this is written, for otherwise it would show free seats beside people who wait for them.
-    pub unserved: Vec<Uuid>,
+    /// Events whose queue was given a portion of what is free, and would be given more, and how far it has come: to go on with
+    /// [`Action::ServeQueue`], in the same transaction, when this is written, for otherwise it would show free seats beside
+    /// people who wait for them.
+    pub unserved: Vec<(Uuid, Served)>,
 }
 
 /// Applies the commands in order.
@@ -93,7 +94,7 @@ struct Table<'a> {
     changed_events: Touched,
     revised_events: Touched,
     deleted_events: Vec<Uuid>,
-    unserved: Vec<Uuid>,
+    unserved: Vec<(Uuid, Served)>,
     endings: Vec<Ending>,
     new_registrations: Touched,
     changed_registrations: Touched,
@@ -159,8 +160,8 @@ impl<'a> Table<'a> {
             Action::DeclineOffer { entry_id } => self.decline_offer(actor, &event, *entry_id),
             Action::ExpireHold { registration_id } => Ok(self.expire_hold(&event, *registration_id)),
             Action::ExpireOffer { entry_id } => Ok(self.expire_offer(&event, *entry_id)),
-            Action::ServeQueue => {
-                self.serve_queue_by_portion(event.id);
+            Action::ServeQueue { after } => {
+                self.serve_queue_by_portion(event.id, after.clone());
                 Ok(Outcome::Unchanged)
             }
             Action::Update(patch) => self.update_event(actor, &event, patch),
@@ -318,16 +319,16 @@ impl<'a> Table<'a> {
 
     /// Gives free seats to the queue until nobody who is next fits.
     fn serve_queue(&mut self, event_id: Uuid) {
-        self.serve_queue_up_to(event_id, i32::MAX);
+        self.serve_queue_up_to(event_id, i32::MAX, Served::new());
     }
 
-    /// Gives free seats to the queue until nobody who is next fits, or enough for now.
-    fn serve_queue_by_portion(&mut self, event_id: Uuid) {
-        self.serve_queue_up_to(event_id, self.facts.portion);
+    /// Gives free seats to the queue until nobody who is next fits, or enough for now. It was served so far before.
+    fn serve_queue_by_portion(&mut self, event_id: Uuid, served: Served) {
+        self.serve_queue_up_to(event_id, self.facts.portion, served);
     }
 
     /// Gives free seats to the queue until nobody who is next fits, or it was given so many.
-    fn serve_queue_up_to(&mut self, event_id: Uuid, most: i32) {
+    fn serve_queue_up_to(&mut self, event_id: Uuid, most: i32, mut served: Served) {
         let mut given = 0;
         loop {
             let Some(event) = self.facts.events.get(&event_id) else { return };
@@ -341,10 +342,11 @@ impl<'a> Table<'a> {
                 .and_then(|queue| queue.next(event.queue_discipline, event.seats_remaining));
             let Some(entry) = next.and_then(|id| self.facts.entries.get(&id)).cloned() else { return };
             if given >= most {
-                self.unserved.push(event_id);
+                self.unserved.push((event_id, served));
                 return;
             }
             given += entry.seats;
+            served.insert(entry.seats, entry.position);
             match event.waitlist_policy {
                 WaitlistPolicy::Promote => self.promote(entry),
                 WaitlistPolicy::Offer => {

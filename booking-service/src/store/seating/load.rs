@@ -44,6 +44,8 @@ pub struct Loaded {
 /// Reads these events and what `commands` need to know about them. The events are locked or do not exist; if not, see
 /// [`Loaded::at_one_moment`] and [`super::write_if_unchanged`].
 ///
+/// `as_of`: the moment that they are taken to be of; `None` for the database's present.
+///
 /// One statement when nobody is known and nothing is freed (the rush); one more for each kind of row that is.
 ///
 /// # Errors
@@ -52,6 +54,7 @@ pub async fn load_facts<'a>(
     connection: &mut PgConnection,
     events: &[Uuid],
     commands: impl Iterator<Item = &'a Command> + Clone,
+    as_of: Option<OffsetDateTime>,
 ) -> Result<Loaded, StoreError> {
     let wanted = Wanted::by(commands.clone());
     let (user_events, users): (Vec<_>, Vec<_>) = wanted.users.iter().copied().unzip();
@@ -103,10 +106,11 @@ pub async fn load_facts<'a>(
     )
     .fetch_all(&mut *connection)
     .await?;
-    let now = match rows.first() {
-        Some(row) => row.now,
+    let now = match (as_of, rows.first()) {
+        (Some(time), _) => time,
+        (None, Some(row)) => row.now,
         // None of them exists, so there is nothing to know about them.
-        None => clock(&mut *connection).await?,
+        (None, None) => clock(&mut *connection).await?,
     };
 
     let known = rows
@@ -263,17 +267,20 @@ async fn load_heads(
     let events: Vec<Uuid> = wanted.iter().map(|heads| heads.event_id).collect();
     let sizes: Vec<i32> = wanted.iter().map(|heads| heads.seats).collect();
     let limits: Vec<i64> = wanted.iter().map(|heads| heads.limit).collect();
+    let after: Vec<i64> = wanted.iter().map(|heads| heads.after).collect();
     // Written as a range and in its order, the size pins the index of heads: as an equality it let the planner walk the
-    // whole queue by position and filter.
+    // whole queue by position and filter. As one row of two, it is where the index is entered.
     let rows = query_entries!(
-        "FROM (SELECT unnest($1::uuid[]) AS event_id, unnest($2::int[]) AS seats, unnest($3::bigint[]) AS want) AS h
+        "FROM (SELECT unnest($1::uuid[]) AS event_id, unnest($2::int[]) AS seats, unnest($3::bigint[]) AS want,
+                      unnest($4::bigint[]) AS after) AS h
          CROSS JOIN LATERAL (SELECT * FROM waitlist_entries x
-                              WHERE x.event_id = h.event_id AND x.seats >= h.seats AND x.seats <= h.seats
-                                AND x.state = 'WAITING'
+                              WHERE x.event_id = h.event_id AND x.state = 'WAITING'
+                                AND (x.seats, x.position) > (h.seats, h.after) AND x.seats <= h.seats
                               ORDER BY x.seats, x.position LIMIT h.want) w",
         &events,
         &sizes,
         &limits,
+        &after,
     )
     .fetch_all(connection)
     .await?;

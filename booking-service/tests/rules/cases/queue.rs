@@ -2,7 +2,7 @@
 
 use booking_service::domain::command::{Action, Actor, EventPatch, Join, Register, WhenFull};
 use booking_service::domain::decide::Outcome;
-use booking_service::domain::event::{Event, QueueDiscipline};
+use booking_service::domain::event::{Event, QueueDiscipline, WaitlistPolicy};
 use booking_service::domain::refusal::Refusal;
 use booking_service::domain::registration::{Labels, RegistrationState};
 use booking_service::domain::waitlist::EntryState;
@@ -350,23 +350,42 @@ fn a_promoted_user_is_registered_for_the_rest_of_the_batch() {
 
 #[test]
 fn of_however_many_seats_more_a_portion_of_the_queue_is_in_memory_at_a_time_and_all_of_it_comes_in_at_once() {
-    for portion in [1, 7, 100, 10_000] {
-        let mut desk = Desk::at(Event { max_seats_per_registration: 2, ..event(0, 2) });
-        desk.store.portion = portion;
-        desk.registers(0, 2);
-        let seats = |n: u32| 1 + i32::try_from(n % 2).unwrap();
-        let entries: Vec<_> = (1..=600).map(|n| desk.queues(n, seats(n))).collect();
-        let Ok(Outcome::Event(answer)) = desk.does(OWNER, capacity(801)) else { panic!("refused") };
-        assert_eq!(answer.event, *desk.event(), "as it stands in the end");
-        let queue_of: i32 = (1..=600).map(seats).sum();
-        assert_eq!((queue_of, desk.free()), (900, 1), "one seat is free, and the next party is two");
-        let promoted = entries.iter().filter(|entry| desk.entry(entry.id).state == EntryState::Promoted);
-        assert_eq!(promoted.map(|entry| entry.seats).sum::<i32>(), 798);
-        let most = usize::try_from(2 * (portion + 2 * 100 + 1)).unwrap();
-        assert!(
-            desk.store.most_heads <= most.min(600),
-            "{} for portions of {portion}",
-            desk.store.most_heads
-        );
+    let one_or_two = |n: u32| 1 + i32::try_from(n % 2).unwrap();
+    for discipline in [QueueDiscipline::Strict, QueueDiscipline::SkipAhead] {
+        for policy in [WaitlistPolicy::Promote, WaitlistPolicy::Offer] {
+            for seats in [&one_or_two as &dyn Fn(u32) -> i32, &|_| 3] {
+                let event = Event {
+                    max_seats_per_registration: 3,
+                    waitlist_policy: policy,
+                    queue_discipline: discipline,
+                    ..event(0, 3)
+                };
+                let (whole, all) = raised(event.clone(), 1_000_000, seats);
+                assert!(
+                    whole.iter().filter(|state| **state != EntryState::Waiting).count() > 100 && all > 100
+                );
+                for portion in [1, 7, 50] {
+                    let (in_portions, most) = raised(event.clone(), portion, seats);
+                    assert!(in_portions == whole, "portions of {portion}, {discipline:?}, {policy:?}");
+                    // For each of three sizes: what was given back, the portion and its last party, and one to look at.
+                    assert!(
+                        most <= 3 * usize::try_from(3 + portion + 3 + 1).unwrap(),
+                        "{most} for {portion}"
+                    );
+                }
+            }
+        }
     }
+}
+
+/// What becomes of 300 parties when 350 seats more come behind a cancellation, and how many of them were in memory at once.
+fn raised(event: Event, portion: i32, seats: &dyn Fn(u32) -> i32) -> (Vec<EntryState>, usize) {
+    let mut desk = Desk::at(event);
+    desk.store.portion = portion;
+    let first = desk.registers(0, 3);
+    let entries: Vec<_> = (1..=300).map(|n| desk.queues(n, seats(n))).collect();
+    let verdicts = desk.together([(attendee(0), cancel(&first)), (OWNER, capacity(353))]);
+    let Ok(Outcome::Event(answer)) = &verdicts[1] else { panic!("{verdicts:?}") };
+    assert_eq!(answer.event, *desk.event(), "as it stands in the end");
+    (entries.iter().map(|entry| desk.entry(entry.id).state).collect(), desk.store.most_heads)
 }

@@ -74,7 +74,7 @@ impl Model {
                 let lapsed = self.lapsed_offer(event.id, |row| row.id == *entry_id);
                 Ok(lapsed.map_or(Outcome::Unchanged, |n| Outcome::Entry(self.expire_offer(n))))
             }
-            Action::ServeQueue => panic!("the service's own: nobody gives this command"),
+            Action::ServeQueue { .. } => panic!("the service's own: nobody gives this command"),
             Action::Update(patch) => self.update(actor, &event, patch),
             Action::Publish { etag } => self.publish(actor, &event, etag.as_ref()),
             Action::CancelEvent { reason, etag } => self.cancel_event(actor, &event, reason, etag.as_ref()),
