@@ -10,30 +10,37 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::load_shed::shed;
-use super::{Middleware, Next, PolledFrame, Request, Response, poll_body};
+use super::{Methods, Middleware, Next, PolledFrame, Request, Response, poll_body};
 
-/// So much of each call is not counted. Most messages are far smaller: they get through however many large ones are on their
+/// So much of each call is not counted, with the five bytes before a message. Most messages are far smaller: they get through however many large ones are on their
 /// way, so that whoever sends those and never ends them keeps out others of that size alone.
-const FREE: usize = 16 << 10;
+const FREE: usize = (16 << 10) + 5;
 
 /// Refuses the rest of a message when all that are arriving take more than they may. A place for a call says nothing of its
 /// size: as many calls as may be in flight could each bring almost the largest message, and never its end.
+///
+/// Health and reflection pass: their messages are bounded one by one, see [`crate::server`], and a stream of them that lasts
+/// would be counted until its end.
 #[derive(Clone)]
 pub(crate) struct ArrivingLayer {
     domain: &'static str,
+    methods: Methods,
     most: usize,
     /// How many bytes are here of messages that are arriving, without what is free.
     bytes: Arc<AtomicUsize>,
 }
 
 impl ArrivingLayer {
-    pub(crate) fn new(domain: &'static str, most: usize) -> Self {
-        Self { domain, most, bytes: Arc::default() }
+    pub(crate) fn new(domain: &'static str, methods: Methods, most: usize) -> Self {
+        Self { domain, methods, most, bytes: Arc::default() }
     }
 }
 
 impl Middleware for ArrivingLayer {
     async fn handle(&self, request: Request, next: &impl Next) -> Response {
+        if self.methods.find(request.uri().path()).is_some_and(|method| method.infrastructure) {
+            return next.run(request).await;
+        }
         let layer = self.clone();
         next.run(request.map(|inner| Body::new(Arriving { inner, layer, free: FREE, counted: 0 }))).await
     }

@@ -41,6 +41,10 @@ const INFRASTRUCTURE_SERVICES: [&str; 3] = [
     "grpc.reflection.v1alpha.ServerReflection",
 ];
 
+/// The largest question to health and reflection: the name of a service, or of a file. Anybody may ask, at as many calls as a
+/// connection has room for, so a few bytes have to do.
+const INFRASTRUCTURE_MESSAGE_BYTES: usize = 4_096;
+
 /// The bound sockets of a server. Bound by the caller, so that a taken port ends the start early and tests can use port 0.
 #[derive(Debug)]
 pub struct Listeners {
@@ -124,6 +128,7 @@ impl GrpcServer {
         }
         health::report_alive(&reporter).await;
         health::report(&reporter, &self.service_names, false).await;
+        let health = health.max_decoding_message_size(INFRASTRUCTURE_MESSAGE_BYTES);
         let routes = self.with_reflection(routes.add_service(health))?;
         let rate_limits = RateLimitLayer::new(self.domain, &self.config.rate_limits);
         let service = self.stack(routes, &shutdown, &last_call, rate_limits.clone());
@@ -222,7 +227,7 @@ impl GrpcServer {
                 self.config.max_streams,
             )))
             // Beside the places for calls: what each of them may bring.
-            .layer(Through(ArrivingLayer::new(domain, self.config.max_arriving_bytes)))
+            .layer(Through(ArrivingLayer::new(domain, methods.clone(), self.config.max_arriving_bytes)))
             // Above the verification: the caller's time runs from the arrival.
             .layer(Through(DeadlineLayer {
                 domain,
@@ -259,6 +264,8 @@ impl GrpcServer {
         // Tools differ in which of the two they ask for.
         let v1 = builder().build_v1().context("a descriptor set is malformed")?;
         let v1alpha = builder().build_v1alpha().context("a descriptor set is malformed")?;
-        Ok(routes.add_service(v1).add_service(v1alpha))
+        Ok(routes
+            .add_service(v1.max_decoding_message_size(INFRASTRUCTURE_MESSAGE_BYTES))
+            .add_service(v1alpha.max_decoding_message_size(INFRASTRUCTURE_MESSAGE_BYTES)))
     }
 }

@@ -166,11 +166,18 @@ async fn messages_that_never_end_take_no_more_memory_than_they_may_and_small_one
     assert_eq!((code, reason.as_str()), (Code::ResourceExhausted, "OVERLOADED"));
     assert_eq!(message, "too much is arriving at once");
     assert!(shed("arriving_bytes") >= before + 2);
-    bench.call("Echo", text(&"x".repeat(16_000))).await.expect("small ones are not counted");
+    // With its tag and the two bytes that its length takes: as much as is free.
+    let small = || text(&"x".repeat((16 << 10) - 3));
+    assert_eq!(prost::Message::encoded_len(small().get_ref()), 16 << 10);
+    bench.call("Echo", small()).await.expect("small ones are not counted");
     half.abort();
     eventually(async || bench.call("Echo", large()).await.is_ok()).await;
-    let all_at_once = (0..4).map(|_| bench.call("Echo", text(&"x".repeat(16_000))));
+    let all_at_once = (0..4).map(|_| bench.call("Echo", small()));
     assert!(futures_util::future::join_all(all_at_once).await.iter().all(Result::is_ok));
+    // Health and reflection take nothing of it, and have their own bound.
+    let request = HealthCheckRequest { service: "x".repeat(5_000) };
+    let status = HealthClient::new(bench.channel()).check(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange);
 }
 
 #[tokio::test]
