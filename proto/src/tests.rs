@@ -214,7 +214,10 @@ fn what_a_second_call_would_harm_is_not_repeated_when_the_first_may_have_been_do
     for method in [
         "rowlock.identity.v1.AuthService/RefreshTokens",
         "rowlock.identity.v1.AuthService/SignUp",
+        "rowlock.identity.v1.AuthService/ResetPassword",
         "rowlock.identity.v1.UserService/ChangePassword",
+        "rowlock.identity.v1.UserService/DeleteMe",
+        "rowlock.identity.v1.UserService/DeleteUser",
         "rowlock.identity.v1.ServiceAccountService",
         "rowlock.booking.v1.EventService/UpdateEvent",
         "rowlock.booking.v1.EventService/DeleteEvent",

@@ -135,6 +135,7 @@ impl Registrations {
         let mut violations = Violations::default();
         let size = violations.page_size(request.page_size);
         let event_id = violations.optional_uuid("event_id", &request.event_id);
+        let user_id = violations.optional_uuid("user_id", &request.user_id);
         let states = list_request::known(
             "states",
             &request.states,
@@ -149,13 +150,15 @@ impl Registrations {
         let binding =
             PageBinding::new("ListRegistrations", &[actor.id.as_bytes(), &arguments.encode_to_vec()]);
         let after = list_request::after_id(binding.decode(&request.page_token)?)?;
-        if let Some(event_id) = event_id {
-            self.0.served_event(actor, event_id).await?;
-        }
+        let whose = self.0.whose(actor, event_id, user_id).await?;
         let (pool, states) = (&self.0.pool, &states);
-        let read = async |after, limit| match event_id {
-            Some(event_id) => registrations::list_of_event(pool, event_id, states, after, limit).await,
-            None => registrations::list_of_user(pool, actor.id, states, after, limit).await,
+        let read = async |after, limit| match whose {
+            Whose::AllAt(event_id) => {
+                registrations::list_of_event(pool, event_id, states, after, limit).await
+            }
+            Whose::Of { user_id, at } => {
+                registrations::list_of_user(pool, user_id, at, states, after, limit).await
+            }
         };
         let (key, cursor) = (|row: &Registration| row.id, list_request::id_cursor);
         let (registrations, next_page_token) =
@@ -164,7 +167,35 @@ impl Registrations {
     }
 }
 
+/// Whose rows a list has.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Whose {
+    /// Everybody's at this event.
+    AllAt(Uuid),
+    /// This user's, at one event or at all.
+    Of { user_id: Uuid, at: Option<Uuid> },
+}
+
 impl Booking {
+    /// Whose rows a list with these filters has, which the actor may see.
+    pub(super) async fn whose(
+        &self,
+        actor: Actor,
+        event_id: Option<Uuid>,
+        user_id: Option<Uuid>,
+    ) -> Result<Whose, CallError> {
+        if let Some(event_id) = event_id.filter(|_| user_id != Some(actor.id)) {
+            self.served_event(actor, event_id).await?;
+        }
+        match (event_id, user_id) {
+            (Some(event_id), None) => Ok(Whose::AllAt(event_id)),
+            (None, Some(user_id)) if !authority::sees_all_of(actor, user_id) => {
+                Err(Refusal::RoleRequired { needed: "the user, a service or an admin" }.into())
+            }
+            (at, user_id) => Ok(Whose::Of { user_id: user_id.unwrap_or(actor.id), at }),
+        }
+    }
+
     /// Asks that the actor handles other people's registrations at this event.
     pub(super) async fn served_event(&self, actor: Actor, event_id: Uuid) -> Result<(), CallError> {
         let record = self.visible_event(actor, event_id).await?;

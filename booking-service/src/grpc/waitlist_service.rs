@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::registration_service::{beneficiary, check_labels, party};
+use super::registration_service::{Whose, beneficiary, check_labels, party};
 use super::{Booking, CallError, actor, convert, list_request};
 use crate::domain::authority;
 use crate::domain::command::{Action, Actor, Join, RequestKey};
@@ -137,6 +137,7 @@ impl Waitlists {
         let mut violations = Violations::default();
         let size = violations.page_size(request.page_size);
         let event_id = violations.optional_uuid("event_id", &request.event_id);
+        let user_id = violations.optional_uuid("user_id", &request.user_id);
         let states = list_request::known(
             "states",
             &request.states,
@@ -153,17 +154,16 @@ impl Waitlists {
         let cursor = binding.decode(&request.page_token)?;
         let pool = &self.0.pool;
         let entry = |row| convert::entry(row, 0);
-        let (entries, next_page_token) = match event_id {
-            Some(event_id) => {
-                self.0.served_event(actor, event_id).await?;
+        let (entries, next_page_token) = match self.0.whose(actor, event_id, user_id).await? {
+            Whose::AllAt(event_id) => {
                 let after = list_request::after_position(cursor)?;
                 let read = |after, limit| waitlist::list_of_event(pool, event_id, &states, after, limit);
                 let (key, cursor) = (|row: &Entry| row.position, list_request::position_cursor);
                 list_request::page(after, size, &binding, read, key, cursor, entry).await?
             }
-            None => {
+            Whose::Of { user_id, at } => {
                 let after = list_request::after_id(cursor)?;
-                let read = |after, limit| waitlist::list_of_user(pool, actor.id, &states, after, limit);
+                let read = |after, limit| waitlist::list_of_user(pool, user_id, at, &states, after, limit);
                 let (key, cursor) = (|row: &Entry| row.id, list_request::id_cursor);
                 list_request::page(after, size, &binding, read, key, cursor, entry).await?
             }

@@ -36,7 +36,7 @@ pub struct Look {
 /// A place in the log: everything up to and including this change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// The number of the transaction.
+    /// The number of the batch: of its transaction, which draws another for each portion of a queue that it seats.
     pub batch: i64,
     /// The event.
     pub event_id: Uuid,

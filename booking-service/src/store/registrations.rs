@@ -63,13 +63,14 @@ pub async fn list_of_event(
     read(rows)
 }
 
-/// Up to `limit` registrations of one user, of all events, in order of creation, after the given id.
+/// Up to `limit` registrations of one user, of all events or of one, in order of creation, after the given id.
 ///
 /// # Errors
 /// Whatever the database says.
 pub async fn list_of_user(
     pool: &PgPool,
     user_id: Uuid,
+    event_id: Option<Uuid>,
     states: &[RegistrationState],
     after: Option<Uuid>,
     limit: i64,
@@ -78,11 +79,13 @@ pub async fn list_of_user(
     let rows = query_registrations!(
         "FROM registrations r
          WHERE r.user_id = $1 AND (cardinality($2::text[]) = 0 OR r.state = ANY($2)) AND r.id > $3
+           AND ($5::uuid IS NULL OR r.event_id = $5)
          ORDER BY r.id LIMIT $4",
         user_id,
         &states as &[&str],
         after.unwrap_or_default(),
         limit,
+        event_id,
     )
     .fetch_all(pool)
     .await?;

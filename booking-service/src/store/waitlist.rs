@@ -97,13 +97,14 @@ pub async fn list_of_event(
     read(rows)
 }
 
-/// Up to `limit` entries of one user, of all events, in order of creation, after the given id.
+/// Up to `limit` entries of one user, of all events or of one, in order of creation, after the given id.
 ///
 /// # Errors
 /// Whatever the database says.
 pub async fn list_of_user(
     pool: &PgPool,
     user_id: Uuid,
+    event_id: Option<Uuid>,
     states: &[EntryState],
     after: Option<Uuid>,
     limit: i64,
@@ -112,11 +113,13 @@ pub async fn list_of_user(
     let rows = query_entries!(
         "FROM waitlist_entries w
          WHERE w.user_id = $1 AND (cardinality($2::text[]) = 0 OR w.state = ANY($2)) AND w.id > $3
+           AND ($5::uuid IS NULL OR w.event_id = $5)
          ORDER BY w.id LIMIT $4",
         user_id,
         &states as &[&str],
         after.unwrap_or_default(),
         limit,
+        event_id,
     )
     .fetch_all(pool)
     .await?;

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use rowlock_proto::booking::v1 as pb;
 use service_core::validation::timestamp;
+use tonic::Status;
 
 use crate::acts::{ask, draft, party_draft};
 use crate::caller::Caller;
+use crate::refusal::refused;
 use crate::system::{System, now};
 
 async fn titles(caller: &Caller, request: pb::ListEventsRequest) -> Vec<String> {
@@ -242,6 +244,47 @@ async fn registrations_are_listed_for_their_user_and_for_who_runs_the_event() {
         assert_eq!(listed.len(), 3);
         assert!(listed.iter().all(|registration| registration.event_id == events[1].event_id));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_user_has_is_listed_for_the_user_services_and_admins() {
+    let system = System::start().await;
+    let organizer = system.organizer();
+    let events = [organizer.publish_new(draft(2)).await, organizer.publish_new(draft(1)).await];
+    let (ada, bob) = (system.attendee(), system.attendee());
+    let mut seats = vec![ada.seat(&events[0]).await.registration_id];
+    bob.seat(&events[0]).await;
+    bob.seat(&events[1]).await;
+    let entry = ada.join(&events[1]).await.unwrap().entry_id;
+    let user_id = ada.id.to_string();
+    // Registrations and entries of Ada, as far as the caller may see them.
+    let list = async |caller: &Caller, user_id: &str, event: Option<&pb::Event>| {
+        let event_id = event.map(|event| event.event_id.clone()).unwrap_or_default();
+        let request = pb::ListRegistrationsRequest {
+            user_id: user_id.to_owned(),
+            event_id: event_id.clone(),
+            ..Default::default()
+        };
+        let registrations =
+            caller.registrations().list_registrations(request).await?.into_inner().registrations;
+        let request =
+            pb::ListWaitlistEntriesRequest { user_id: user_id.to_owned(), event_id, ..Default::default() };
+        let entries = caller.waitlists().list_waitlist_entries(request).await?.into_inner().entries;
+        let ids: Vec<String> = registrations.into_iter().map(|row| row.registration_id).collect();
+        Ok::<_, Status>((ids, entries.into_iter().map(|row| row.entry_id).collect::<Vec<_>>()))
+    };
+    for caller in [&ada, &system.service(), &system.admin()] {
+        assert_eq!(list(caller, &user_id, None).await.unwrap(), (seats.clone(), vec![entry.clone()]));
+        assert_eq!(list(caller, &user_id, Some(&events[1])).await.unwrap(), (vec![], vec![entry.clone()]));
+    }
+    assert_eq!(
+        list(&organizer, &user_id, Some(&events[0])).await.unwrap(),
+        (std::mem::take(&mut seats), vec![])
+    );
+    for (caller, event) in [(&organizer, None), (&bob, None), (&bob, Some(&events[0]))] {
+        refused(list(caller, &user_id, event).await, "ROLE_REQUIRED");
+    }
+    refused(list(&system.admin(), "nobody", None).await, "VALIDATION_FAILED");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -56,10 +56,10 @@ expect_nothing_left() {
 # expect TEXT PART: fails where the part is not in the text.
 expect() { [[ $1 == *"$2"* ]] || fail "expected '$2' in: $1"; }
 
-# Fails where a log of the sandbox's services holds a token, a password of a URL, or anybody's e-mail address.
+# Fails where a log of the sandbox's services holds a token, a secret, a password of a URL, or anybody's e-mail address.
 expect_logs_without_secrets() {
   local found logs=("$ROWLOCK_LOCAL_STATE_DIR"/logs/identity*.log "$ROWLOCK_LOCAL_STATE_DIR"/logs/booking-*.log)
   # awk fails where it cannot read one of them.
-  found=$(awk '/eyJ|[Bb]earer |:\/\/[^ :@\/]+:[^*@ ]+@|[A-Za-z0-9._-]+@[A-Za-z0-9-]+\.[a-z]+/' "${logs[@]}") || fail "a log cannot be read"
+  found=$(awk '/eyJ|[Bb]earer |rowlock_(refresh|reset|secret)_|:\/\/[^ :@\/]+:[^*@ ]+@|[A-Za-z0-9._-]+@[A-Za-z0-9-]+\.[a-z]+/' "${logs[@]}") || fail "a log cannot be read"
   [[ -z $found ]] || fail "a log holds what it must not: $found"
 }

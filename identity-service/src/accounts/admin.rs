@@ -66,6 +66,6 @@ pub async fn create_admin(
         return id.map(AdminCreated::Reset).ok_or_else(vanished);
     }
     let found = store::credentials_by_email(pool, &user.email).await?.ok_or_else(vanished)?.user;
-    let is_admin = found.active && found.role == Role::Admin;
+    let is_admin = found.is_active_admin();
     Ok(if is_admin { AdminCreated::Unchanged(found.id) } else { AdminCreated::Taken(found.id) })
 }

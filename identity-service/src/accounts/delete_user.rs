@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::Accounts;
 use super::sign_in::TRIES;
 use crate::domain::{Error, Password, Result};
-use crate::store::{self, FailureKey, UserDeletion};
+use crate::store::{self, Deleted, FailureKey, UserDeletion};
 
 impl Accounts {
     /// Deletes the caller, whose password is asked for once more. It comes from `address`, if that is known.
@@ -25,11 +25,18 @@ impl Accounts {
         let user_id = caller.user_id;
         for _ in 0..TRIES {
             let (found, keys) = self.judge_own_password(caller, password.clone(), address).await?;
-            let act = self.act(Some(user_id));
-            let deletion = UserDeletion { user_id, judged_hash: Some(found.password_hash), act };
-            if store::delete_user(&self.pool, keys.account, &deletion).await? {
-                tracing::info!(%user_id, "user deleted by themselves");
-                return Ok(());
+            let deletion = UserDeletion {
+                user_id,
+                of_admin: found.user.is_active_admin(),
+                judged_hash: Some(found.password_hash),
+                act: self.act(Some(user_id)),
+            };
+            match store::delete_user(&self.pool, keys.account, &deletion).await? {
+                Deleted::Done => {
+                    tracing::info!(%user_id, "user deleted by themselves");
+                    return Ok(());
+                }
+                Deleted::Unknown | Deleted::Changed => {}
             }
         }
         Err(Error::CredentialsInvalid)
@@ -41,11 +48,20 @@ impl Accounts {
     /// [`Error::UserNotFound`], [`Error::LastAdmin`], [`Error::TokenRevoked`].
     pub async fn delete_user(&self, caller: &Principal, user_id: Uuid) -> Result<()> {
         self.must_stand(caller).await?;
-        // Addresses never change.
-        let account = FailureKey::account(&self.user(user_id).await?.email);
-        let deletion = UserDeletion { user_id, judged_hash: None, act: self.act(Some(caller.user_id)) };
-        if !store::delete_user(&self.pool, account, &deletion).await? {
-            return Err(Error::UserNotFound { user_id });
+        loop {
+            let user = self.user(user_id).await?;
+            let deletion = UserDeletion {
+                user_id,
+                of_admin: user.is_active_admin(),
+                judged_hash: None,
+                act: self.act(Some(caller.user_id)),
+            };
+            match store::delete_user(&self.pool, FailureKey::account(&user.email), &deletion).await? {
+                Deleted::Done => break,
+                Deleted::Unknown => return Err(Error::UserNotFound { user_id }),
+                // Somebody has made an admin of the user at this moment.
+                Deleted::Changed => {}
+            }
         }
         tracing::info!(%user_id, by = %caller.user_id, "user deleted");
         Ok(())

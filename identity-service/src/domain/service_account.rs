@@ -10,7 +10,7 @@ pub const LONGEST_OVERLAP: Duration = Duration::from_secs(30 * 86_400);
 
 /// A use of a secret so soon after the last one that was written down is not written down: backends without a cache of tokens
 /// would have each of their calls wait for a write.
-pub const USE_PRECISION: Duration = Duration::from_secs(60);
+const USE_PRECISION: Duration = Duration::from_secs(60);
 
 /// A service account, as stored. The digests of its secrets are not part of it.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub struct ServiceAccount {
     pub secret_create_time: OffsetDateTime,
     /// Until when the secret before works too.
     pub old_secret_expire_time: Option<OffsetDateTime>,
-    /// When the present secret was used, to within [`USE_PRECISION`], as far as is known.
+    /// When the present secret was used, to within a minute, as far as is known.
     pub secret_last_use_time: Option<OffsetDateTime>,
     /// The same of the secret before.
     pub old_secret_last_use_time: Option<OffsetDateTime>,

@@ -26,7 +26,7 @@ pub use service_accounts::{
 pub use sessions::{NewSession, begin_session, live_sessions, revoke_session, revoke_user_sessions};
 pub use sweep::{Swept, sweep};
 pub use user_changes::{PasswordChange, change_password, replace_password_hash, reset_to_admin, update_user};
-pub use user_deletion::{UserDeletion, delete_user};
+pub use user_deletion::{Deleted, UserDeletion, delete_user};
 pub use users::{
     Credentials, UserFilter, create_user, credentials_by_email, credentials_by_id, user_by_id, users,
     users_by_ids,

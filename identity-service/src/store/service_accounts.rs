@@ -184,7 +184,7 @@ pub async fn service_account_by_client_id(
 }
 
 /// Writes down that the secret with this digest was used. If it was replaced since it was judged, nothing is written, or what
-/// belongs to the old one.
+/// belongs to the old one. Nobody waits for it: while somebody else writes to the account, nothing is.
 ///
 /// # Errors
 /// If the database fails.
@@ -198,7 +198,8 @@ pub async fn note_secret_use(
         "UPDATE service_accounts
          SET secret_last_use_time = CASE WHEN secret_hash = $2 THEN $3 ELSE secret_last_use_time END,
              old_secret_last_use_time = CASE WHEN old_secret_hash = $2 THEN $3 ELSE old_secret_last_use_time END
-         WHERE id = $1 AND (secret_hash = $2 OR old_secret_hash = $2)",
+         WHERE id = (SELECT id FROM service_accounts WHERE id = $1 AND (secret_hash = $2 OR old_secret_hash = $2)
+                        FOR NO KEY UPDATE SKIP LOCKED)",
         id,
         &digest,
         now

@@ -2,6 +2,7 @@
 
 use sqlx::PgPool;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::domain::Result;
 
@@ -69,6 +70,23 @@ async fn sweep_sessions(pool: &PgPool, before: OffsetDateTime) -> Result<u64> {
                     AND NOT EXISTS (SELECT FROM refresh_tokens t WHERE t.session_id = s.id)
                   FOR UPDATE SKIP LOCKED)",
             before,
+            BATCH
+        );
+        Ok(removed.execute(pool).await?.rows_affected())
+    })
+    .await
+}
+
+/// Removes the refresh tokens of a user that are used up. Should the user stay, whoever brings one again is refused, and no longer
+/// ends the session.
+pub(super) async fn forget_used_tokens(pool: &PgPool, user_id: Uuid) -> Result<u64> {
+    in_batches(|| async {
+        let removed = sqlx::query!(
+            "DELETE FROM refresh_tokens WHERE token_hash IN (
+                 SELECT t.token_hash FROM sessions s JOIN refresh_tokens t ON t.session_id = s.id
+                  WHERE s.user_id = $1 AND t.use_time IS NOT NULL
+                  LIMIT $2 FOR UPDATE OF t SKIP LOCKED)",
+            user_id,
             BATCH
         );
         Ok(removed.execute(pool).await?.rows_affected())

@@ -9,6 +9,7 @@ use super::FailureKey;
 use super::audit::{Entry, append};
 use super::failures::{clear_failures, existing_failures_for_update};
 use super::revocations::record;
+use super::sweep::forget_used_tokens;
 use super::user_changes::lock_other_admins;
 use super::users::{credentials_for_update, user_by_id};
 use crate::domain::{Act, AuditAction, Error, Result, Revocation, RevokedTokens};
@@ -18,6 +19,8 @@ use crate::domain::{Act, AuditAction, Error, Result, Revocation, RevokedTokens};
 pub struct UserDeletion {
     /// Who.
     pub user_id: Uuid,
+    /// Whether the user was an active admin when this was read, so that it has to be known whether others are left.
+    pub of_admin: bool,
     /// The PHC string that the password was judged by, if it was asked for: then only an active user with this very
     /// password is deleted.
     pub judged_hash: Option<Secret>,
@@ -25,40 +28,58 @@ pub struct UserDeletion {
     pub act: Act,
 }
 
-/// Deletes a user with all sessions and tokens, and forgets the failures of the account. `false` if there is no such user, or
-/// the password was changed or the user deactivated since it was judged.
+/// What became of a deletion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    /// The user is no more.
+    Done,
+    /// There is no such user.
+    Unknown,
+    /// The user is not what was read before: the password was changed, the user deactivated, or made an admin. Nothing was
+    /// done.
+    Changed,
+}
+
+/// Deletes a user with all sessions and tokens, and forgets the failures of the account.
 ///
 /// # Errors
 /// [`Error::LastAdmin`] if no active admin would be left; [`Error::TooManyAttempts`] if a password was judged and so many
 /// failures were counted meanwhile that no attempt is answered now.
-pub async fn delete_user(pool: &PgPool, account: FailureKey, deletion: &UserDeletion) -> Result<bool> {
+pub async fn delete_user(pool: &PgPool, account: FailureKey, deletion: &UserDeletion) -> Result<Deleted> {
+    // In pieces, before anything is locked: what the deletion takes along in one statement is then a session for each sign-in
+    // and its one token. Not an admin's, who may have to stay.
+    if !deletion.of_admin {
+        forget_used_tokens(pool, deletion.user_id).await?;
+    }
     match delete(pool, account, deletion).await {
         // Nobody comes back: without a row, it was this deletion or another.
         Err(Error::CommitUnknown) => match user_by_id(pool, deletion.user_id).await {
-            Ok(None) => Ok(true),
+            Ok(None) => Ok(Deleted::Done),
             Ok(Some(_)) | Err(_) => Err(Error::CommitUnknown),
         },
         deleted => deleted,
     }
 }
 
-async fn delete(pool: &PgPool, account: FailureKey, deletion: &UserDeletion) -> Result<bool> {
+async fn delete(pool: &PgPool, account: FailureKey, deletion: &UserDeletion) -> Result<Deleted> {
     run_tx(pool, "user.delete", |tx| {
         let deletion = deletion.clone();
         Box::pin(async move {
-            let UserDeletion { user_id, act, .. } = deletion;
+            let UserDeletion { user_id, of_admin, act, .. } = deletion;
             if deletion.judged_hash.is_some() {
                 let failures = existing_failures_for_update(tx, account).await?;
                 failures.unwrap_or_default().must_not_block(act.time)?;
             }
             clear_failures(tx, account).await?;
-            let other_admins = lock_other_admins(tx, user_id).await?;
-            let Some(present) = credentials_for_update(tx, user_id).await? else { return Ok(false) };
-            if deletion
-                .judged_hash
-                .is_some_and(|judged| !present.user.active || judged != present.password_hash)
-            {
-                return Ok(false);
+            // The admins are not kept from signing in for everybody who goes.
+            let other_admins = of_admin && lock_other_admins(tx, user_id).await?;
+            let Some(present) = credentials_for_update(tx, user_id).await? else {
+                return Ok(Deleted::Unknown);
+            };
+            let is_judged = |judged: &Secret| present.user.active && *judged == present.password_hash;
+            let became_admin = present.user.is_active_admin() && !of_admin;
+            if became_admin || !deletion.judged_hash.as_ref().is_none_or(is_judged) {
+                return Ok(Deleted::Changed);
             }
             present.user.may_cease_to_be_admin(other_admins)?;
             // Sessions, their tokens and a password's reset go with the user. Whoever signs in or refreshes meanwhile waits for the
@@ -73,7 +94,7 @@ async fn delete(pool: &PgPool, account: FailureKey, deletion: &UserDeletion) -> 
                 details: None,
             };
             append(tx, act, entry).await?;
-            Ok(true)
+            Ok(Deleted::Done)
         })
     })
     .await

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use identity_service::MIGRATOR;
-use rowlock_proto::identity::v1::RefreshTokensRequest;
+use rowlock_proto::identity::v1::{DeleteUserRequest, RefreshTokensRequest};
+use service_core::auth::Role;
 use service_core::config::DatabaseConfig;
 use service_core::test_support::{TestCluster, TestDatabase};
 use sqlx::migrate::Migrator;
@@ -13,8 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tonic::Code;
 use tonic_types::StatusExt;
+use uuid::Uuid;
 
-use crate::server::{PASSWORD, PATIENCE, TestServer, refusal, sign_up};
+use crate::server::{PASSWORD, PATIENCE, TestServer, refusal, sign_up, with_token};
 
 #[tokio::test]
 async fn without_a_database_it_starts_is_not_ready_and_answers_unavailable() {
@@ -166,6 +168,22 @@ async fn tokens_whose_exchange_was_committed_are_given_though_the_database_did_n
         tokens = server.auth().refresh_tokens(request).await.unwrap().into_inner().refresh_token;
         assert!(!breaks.load(Ordering::SeqCst), "it did not break");
     }
+}
+
+#[tokio::test]
+async fn a_deletion_that_was_committed_is_answered_so_though_the_database_did_not_say_so() {
+    let database = TestCluster::database("identity", &MIGRATOR).await;
+    let (url, breaks) = broken_after_commit(&database).await;
+    let server =
+        TestServer::on(database, |config| config.database = DatabaseConfig::from_url(url).unwrap()).await;
+    server.ready().await;
+    let admin = Uuid::from_u128(1);
+    server.enroll(admin).await;
+    let ada = server.sign_up("ada@example.org").await;
+    breaks.store(true, Ordering::SeqCst);
+    let request = DeleteUserRequest { user_id: ada.user_id };
+    server.users().delete_user(with_token(request, &server.token(admin, Role::Admin))).await.unwrap();
+    assert!(!breaks.load(Ordering::SeqCst), "it did not break");
 }
 
 /// A way to the database that breaks once after a COMMIT, before its answer is told, when it is told to.

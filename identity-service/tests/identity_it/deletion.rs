@@ -2,14 +2,15 @@
 
 use rowlock_proto::identity::v1::{
     CreatePasswordResetRequest, DeleteMeRequest, DeleteUserRequest, GetUserRequest, RefreshTokensRequest,
-    ResetPasswordRequest,
+    ResetPasswordRequest, SignUpRequest,
 };
 use service_core::auth;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
 use crate::admin::{admin, voided, with_admin};
-use crate::server::{PASSWORD, TestServer, invalid, refusal, violated, with_token};
+use crate::server::{PASSWORD, TestServer, invalid, refusal, sign_up, violated, with_token};
+use crate::sign_in::waiting;
 
 const WRONG: &str = "violet tram 82";
 
@@ -152,4 +153,79 @@ async fn whoever_signs_in_while_the_user_is_deleted_has_no_session_afterwards() 
 async fn failures(server: &TestServer) -> i64 {
     let count = sqlx::query_scalar("SELECT count(*) FROM sign_in_failures WHERE scope = 'account'");
     count.fetch_one(&server.database.pool(1)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_user_with_any_number_of_tokens_is_deleted_piece_by_piece() {
+    let (server, _, admin) = with_admin().await;
+    let ada = server.sign_up("ada@example.org").await;
+    server.sign_in("ada@example.org", PASSWORD).await.unwrap();
+    let pool = server.database.pool(1);
+    for statement in [
+        "INSERT INTO refresh_tokens SELECT sha256(n::text::bytea), id, create_time, expire_time, create_time
+           FROM sessions, generate_series(1, 2500) AS n",
+        "CREATE FUNCTION few() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           IF (SELECT count(*) FROM gone) > 1000 THEN RAISE 'too many at once'; END IF; RETURN NULL; END $$",
+        "CREATE TRIGGER few AFTER DELETE ON refresh_tokens REFERENCING OLD TABLE AS gone
+           FOR EACH STATEMENT EXECUTE FUNCTION few()",
+    ] {
+        sqlx::query(statement).execute(&pool).await.unwrap();
+    }
+    delete(&server, &admin, &ada.user_id).await.unwrap();
+    assert_eq!(traces(&server).await, 0);
+}
+
+#[tokio::test]
+async fn who_is_no_admin_is_deleted_without_waiting_for_the_admins() {
+    let (server, root, admin) = with_admin().await;
+    let ada = server.sign_up("ada@example.org").await;
+    let pool = server.database.pool(1);
+    let mut busy = pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM users WHERE id = $1 FOR UPDATE")
+        .bind(root.user_id.parse::<Uuid>().unwrap())
+        .execute(&mut *busy)
+        .await
+        .unwrap();
+    delete(&server, &admin, &ada.user_id).await.unwrap();
+    busy.rollback().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_made_an_admin_while_being_deleted_is_judged_as_one() {
+    let (server, _, token) = with_admin().await;
+    let ada = server.sign_up("ada@example.org").await;
+    let pool = server.database.pool(2);
+    let mut promotion = pool.begin().await.unwrap();
+    // The only one from now on.
+    let switch = "UPDATE users SET role = CASE email WHEN 'ada@example.org' THEN 'admin' ELSE 'attendee' END";
+    sqlx::query(switch).execute(&mut *promotion).await.unwrap();
+    let deletion = async { delete(&server, &token, &ada.user_id).await };
+    let commits = async {
+        waiting(&pool, "SELECT id, email").await;
+        promotion.commit().await.unwrap();
+    };
+    let (deleted, ()) = tokio::join!(deletion, commits);
+    assert_eq!(refusal(&deleted.unwrap_err()).1, "LAST_ADMIN");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whose_password_changes_while_it_is_judged_stays() {
+    let server = TestServer::start().await;
+    let ada = server.sign_up("ada@example.org").await;
+    let token = server.sign_in("ada@example.org", PASSWORD).await.unwrap().access_token;
+    let bob = SignUpRequest { password: WRONG.to_owned(), ..sign_up("bob@example.org") };
+    server.auth().sign_up(bob).await.unwrap();
+    let pool = server.database.pool(2);
+    let mut change = pool.begin().await.unwrap();
+    let bobs =
+        "UPDATE users SET password_hash = (SELECT password_hash FROM users WHERE email = 'bob@example.org')";
+    sqlx::query(bobs).execute(&mut *change).await.unwrap();
+    let deletion = async { delete_me(&server, &token, PASSWORD).await };
+    let commits = async {
+        waiting(&pool, "SELECT id, email").await;
+        change.commit().await.unwrap();
+    };
+    let (deleted, ()) = tokio::join!(deletion, commits);
+    assert_eq!(refusal(&deleted.unwrap_err()).1, "CREDENTIALS_INVALID");
+    assert!(voided(&server, &ada).await.is_empty() && traces(&server).await > 0, "nothing has happened");
 }
