@@ -18,8 +18,9 @@ use crate::domain::event::Event;
 use crate::domain::facts::Wanted;
 use crate::store::StoreError;
 use crate::store::seating::{
-    Mark, Moment, are_unchanged, begin_and_lock_events, begin_and_lock_free_events, commit, load_facts,
-    rollback, rule_out, was_committed, write_effects, write_if_unchanged, write_newcomers_if_unchanged,
+    Mark, Moment, are_unchanged, begin_and_lock_events, begin_and_lock_free_events, commit, discard_plans,
+    load_facts, rollback, rule_out, was_committed, write_effects, write_if_unchanged,
+    write_newcomers_if_unchanged,
 };
 
 /// How long it may take to write what takes long: longer than its statement is given.
@@ -294,8 +295,13 @@ async fn serve_rest(
     verdicts: &mut [Option<Verdict>],
     ids: &dyn IdSource,
 ) -> Result<u64, Setback> {
-    let mut sold = 0;
+    let (mut sold, mut portions) = (0, 0_u32);
     loop {
+        portions += 1;
+        if portions.is_power_of_two() {
+            // The tables grow while this lasts, and nobody else sees it: a plan from its beginning walks all that was written since.
+            within(patience, discard_plans(connection)).await?;
+        }
         let action = Action::ServeQueue { after: served };
         let command = Command { event_id, actor: Actor::SYSTEM, action };
         let events = [event_id];
