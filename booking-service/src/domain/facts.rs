@@ -76,8 +76,8 @@ pub struct HeadsWanted {
 }
 
 /// [`Facts::portion`], unless a test has it smaller. A party costs some 5 KiB until it is written, with all the labels that it may
-/// have ten times as much. Larger portions are hardly quicker: 100,000 parties came in within 7.6 s so, with 26 MiB at most in
-/// the process, and all at once within 6.5 s, with 508 (2 cores, with PostgreSQL on them).
+/// have ten times as much. Larger portions are no quicker: 100,000 parties came in within 6 s so, with 30 MiB at most in the
+/// process, and all at once within 6 s, with 570 (2 cores, with PostgreSQL on them).
 const PORTION: i32 = 250;
 
 /// The rows, indexed by what the rules ask for.
