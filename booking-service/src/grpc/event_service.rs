@@ -200,7 +200,8 @@ impl Events {
         }
     }
 
-    /// Gives an organizer's command to its event's queue.
+    /// Gives an organizer's command to its event's queue, if the caller runs the event: that never changes, and others are to
+    /// be refused here. In the queue such a command has a batch of its own, so strangers could break a rush into pieces.
     async fn change(
         &self,
         actor: Actor,
@@ -208,6 +209,8 @@ impl Events {
         action: Action,
         deadline: tokio::time::Instant,
     ) -> Result<pb::Event, CallError> {
+        let event = self.0.visible_event(actor, event_id).await?.event;
+        authority::require_runs(actor, &event).map_err(CallError::from)?;
         match self.0.submit(actor, event_id, action, deadline).await? {
             Outcome::Event(record) => Ok(convert::event(*record)),
             _ => Err(CallError::UnexpectedOutcome),

@@ -28,6 +28,20 @@ pub(crate) async fn lock(system: &System, event: &pb::Event) -> Transaction<'sta
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_who_would_change_an_event_do_not_come_into_its_queue() {
+    let system = System::start().await;
+    let event = system.organizer().publish_new(draft(5)).await;
+    let stranger = system.organizer();
+    let held = lock(&system, &event).await;
+    // Whoever is in the queue waits for the lock, until the deadline.
+    refused(stranger.set_capacity(&event, 9).await, "ROLE_REQUIRED");
+    refused(stranger.publish(&event).await, "ROLE_REQUIRED");
+    refused(stranger.cancel_event(&event, "").await, "ROLE_REQUIRED");
+    refused(stranger.delete_event(&event).await, "ROLE_REQUIRED");
+    held.rollback().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_one_event_is_locked_by_somebody_else_the_others_go_on() {
     let system = System::with(1, |config| {
         config.seating.sessions = 1;

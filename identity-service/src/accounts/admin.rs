@@ -54,18 +54,23 @@ pub async fn create_admin(
         create_time: sources.clock.now(),
     };
     let act = Act { entry_id: sources.ids.new_id(), actor_id: None, time: user.create_time };
-    match store::create_user(pool, &user, Some(act)).await {
-        Ok(user) => return Ok(AdminCreated::Created(user.id)),
-        Err(Error::EmailTaken) => {}
-        Err(error) => return Err(error),
+    loop {
+        match store::create_user(pool, &user, Some(act)).await {
+            Ok(user) => return Ok(AdminCreated::Created(user.id)),
+            Err(Error::EmailTaken) => {}
+            Err(error) => return Err(error),
+        }
+        if reset {
+            let account = FailureKey::account(&user.email);
+            let id = store::reset_to_admin(pool, account, &user.email, &user.password_hash, act).await?;
+            if let Some(id) = id {
+                return Ok(AdminCreated::Reset(id));
+            }
+        } else if let Some(found) = store::credentials_by_email(pool, &user.email).await? {
+            let user = found.user;
+            let unchanged = AdminCreated::Unchanged(user.id);
+            return Ok(if user.is_active_admin() { unchanged } else { AdminCreated::Taken(user.id) });
+        }
+        // Whoever had the address was deleted at this moment: it is free.
     }
-    let vanished = || Error::internal("the user vanished");
-    if reset {
-        let account = FailureKey::account(&user.email);
-        let id = store::reset_to_admin(pool, account, &user.email, &user.password_hash, act).await?;
-        return id.map(AdminCreated::Reset).ok_or_else(vanished);
-    }
-    let found = store::credentials_by_email(pool, &user.email).await?.ok_or_else(vanished)?.user;
-    let is_admin = found.is_active_admin();
-    Ok(if is_admin { AdminCreated::Unchanged(found.id) } else { AdminCreated::Taken(found.id) })
 }

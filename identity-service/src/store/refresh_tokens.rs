@@ -126,8 +126,10 @@ async fn exchange(
         r#"SELECT use_time IS NOT NULL AS "used!", expire_time FROM refresh_tokens WHERE token_hash = $1 FOR UPDATE"#,
         &rotation.presented
     )
-    .fetch_one(&mut *tx)
+    .fetch_optional(&mut *tx)
     .await?;
+    // A used one goes ahead of its user who is deleted at this moment.
+    let Some(token) = token else { return Ok(Rotated::Refused) };
     if token.used {
         end_session(tx, user_id, session_id, AuditAction::RefreshTokenReused, rotation.act).await?;
         return Ok(Rotated::Reused { user_id, session_id });

@@ -66,11 +66,11 @@ async fn delete(pool: &PgPool, account: FailureKey, deletion: &UserDeletion) -> 
         let deletion = deletion.clone();
         Box::pin(async move {
             let UserDeletion { user_id, of_admin, act, .. } = deletion;
+            // Failures before the user, in the order in which a sign-in locks them.
+            let failures = existing_failures_for_update(tx, account).await?;
             if deletion.judged_hash.is_some() {
-                let failures = existing_failures_for_update(tx, account).await?;
                 failures.unwrap_or_default().must_not_block(act.time)?;
             }
-            clear_failures(tx, account).await?;
             // The admins are not kept from signing in for everybody who goes.
             let other_admins = of_admin && lock_other_admins(tx, user_id).await?;
             let Some(present) = credentials_for_update(tx, user_id).await? else {
@@ -82,6 +82,7 @@ async fn delete(pool: &PgPool, account: FailureKey, deletion: &UserDeletion) -> 
                 return Ok(Deleted::Changed);
             }
             present.user.may_cease_to_be_admin(other_admins)?;
+            clear_failures(tx, account).await?;
             // Sessions, their tokens and a password's reset go with the user. Whoever signs in or refreshes meanwhile waits for the
             // user's lock, and then finds nobody.
             sqlx::query!("DELETE FROM users WHERE id = $1", user_id).execute(&mut *tx).await?;

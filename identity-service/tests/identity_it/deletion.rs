@@ -213,6 +213,8 @@ async fn whose_password_changes_while_it_is_judged_stays() {
     let server = TestServer::start().await;
     let ada = server.sign_up("ada@example.org").await;
     let token = server.sign_in("ada@example.org", PASSWORD).await.unwrap().access_token;
+    server.sign_in("ada@example.org", WRONG).await.unwrap_err();
+    let before = traces(&server).await;
     let bob = SignUpRequest { password: WRONG.to_owned(), ..sign_up("bob@example.org") };
     server.auth().sign_up(bob).await.unwrap();
     let pool = server.database.pool(2);
@@ -227,5 +229,14 @@ async fn whose_password_changes_while_it_is_judged_stays() {
     };
     let (deleted, ()) = tokio::join!(deletion, commits);
     assert_eq!(refusal(&deleted.unwrap_err()).1, "CREDENTIALS_INVALID");
-    assert!(voided(&server, &ada).await.is_empty() && traces(&server).await > 0, "nothing has happened");
+    assert_eq!(
+        (voided(&server, &ada).await, traces(&server).await),
+        (vec![], before),
+        "nothing has happened"
+    );
+    let failures: i32 = sqlx::query_scalar("SELECT failures FROM sign_in_failures WHERE scope = 'account'")
+        .fetch_one(&server.database.pool(1))
+        .await
+        .unwrap();
+    assert_eq!(failures, 2, "the wrong one before, and the one that is wrong by now");
 }

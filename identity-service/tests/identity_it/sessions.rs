@@ -12,6 +12,7 @@ use tonic::{Code, Request, Status};
 use uuid::Uuid;
 
 use crate::server::{PASSWORD, PATIENCE, TestServer, invalid, refusal, violated, with_token};
+use crate::sign_in::waiting;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -254,4 +255,22 @@ async fn users_end_their_own_sessions_and_nobody_elses() {
     refresh(&server, &second.refresh_token).await.unwrap();
     assert_eq!(revoked(&server).await, [id.parse::<Uuid>().unwrap()]);
     server.users().get_me(with_token(GetMeRequest {}, &bob.access_token)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_used_token_that_goes_ahead_of_its_user_is_refused_and_no_bug() {
+    let server = TestServer::start().await;
+    let token = signed_in(&server).await.refresh_token;
+    refresh(&server, &token).await.unwrap();
+    let pool = server.database.pool(2);
+    let mut deletion = pool.begin().await.unwrap();
+    sqlx::query("DELETE FROM refresh_tokens WHERE use_time IS NOT NULL")
+        .execute(&mut *deletion)
+        .await
+        .unwrap();
+    let commits = async {
+        waiting(&pool, "SELECT use_time").await;
+        deletion.commit().await.unwrap();
+    };
+    tokio::join!(refused(&server, &token), commits);
 }

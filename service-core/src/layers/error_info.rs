@@ -10,7 +10,9 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::observe::name;
-use super::{Methods, Middleware, Next, PolledFrame, Request, Response, poll_body};
+use super::{
+    INFRASTRUCTURE_MESSAGE_BYTES, Methods, Middleware, Next, PolledFrame, Request, Response, poll_body,
+};
 use crate::status::{Failure, reason};
 
 /// Completes errors.
@@ -25,11 +27,12 @@ impl Middleware for ErrorInfoLayer {
     async fn handle(&self, request: Request, next: &impl Next) -> Response {
         let method = self.methods.find(request.uri().path());
         let (exists, own) = (method.is_some(), method.is_some_and(|method| !method.infrastructure));
+        let max_bytes = if own { self.max_message_bytes } else { INFRASTRUCTURE_MESSAGE_BYTES };
         let response = next.run(request).await;
         let (mut parts, body) = response.into_parts();
         if parts.headers.contains_key(Status::GRPC_STATUS) {
             if let Some(code) = bare_error(&parts.headers) {
-                complete(&mut parts.headers, self.before_handler(code, exists, own));
+                complete(&mut parts.headers, self.before_handler(code, exists, own, max_bytes));
             }
             return Response::from_parts(parts, body);
         }
@@ -40,7 +43,7 @@ impl Middleware for ErrorInfoLayer {
 impl ErrorInfoLayer {
     /// What an error without `ErrorInfo` means that came instead of a response. Handlers of our own give `ErrorInfo`, and those
     /// of health and reflection do not fail so, so it came from reading the request.
-    fn before_handler(&self, code: Code, method_exists: bool, own_method: bool) -> Failure {
+    fn before_handler(&self, code: Code, method_exists: bool, own_method: bool, max_bytes: usize) -> Failure {
         match code {
             // The connection broke, or was cut, within the message. Nobody reads this.
             Code::Unknown if method_exists => by_code(self.domain, Code::Cancelled),
@@ -54,9 +57,9 @@ impl ErrorInfoLayer {
                 code,
                 self.domain,
                 reason::MESSAGE_TOO_LARGE,
-                format!("the request is larger than {} bytes", self.max_message_bytes),
+                format!("the request is larger than {max_bytes} bytes"),
             )
-            .with("max_bytes", self.max_message_bytes),
+            .with("max_bytes", max_bytes),
             // Reflection is not there where it is turned off.
             Code::Unimplemented if own_method => Failure::new(
                 code,

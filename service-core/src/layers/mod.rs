@@ -42,6 +42,10 @@ pub use request_id::{REQUEST_ID_HEADER, RequestId};
 use crate::status::Failure;
 use crate::trace::Span;
 
+/// The largest question to health and reflection: the name of a service, or of a file. Anybody may ask, at as many calls as a
+/// connection has room for, so a few bytes have to do.
+pub(crate) const INFRASTRUCTURE_MESSAGE_BYTES: usize = 4_096;
+
 pub(crate) type Request = http::Request<Body>;
 pub(crate) type Response = http::Response<Body>;
 

@@ -26,8 +26,8 @@ use crate::layers::drain::DrainLayer;
 use crate::layers::load_shed::LoadShedLayer;
 use crate::layers::observe::ObserveLayer;
 use crate::layers::{
-    ArrivingLayer, CallerStreamsLayer, DeadlineLayer, Entrance, ErrorInfoLayer, Handlers, Methods, Next,
-    OpenStreams, RateLimitLayer, RequestIdLayer, Through,
+    ArrivingLayer, CallerStreamsLayer, DeadlineLayer, Entrance, ErrorInfoLayer, Handlers,
+    INFRASTRUCTURE_MESSAGE_BYTES, Methods, Next, OpenStreams, RateLimitLayer, RequestIdLayer, Through,
 };
 use crate::lifecycle::Readiness;
 use crate::telemetry::MetricsHandle;
@@ -40,10 +40,6 @@ const INFRASTRUCTURE_SERVICES: [&str; 3] = [
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 ];
-
-/// The largest question to health and reflection: the name of a service, or of a file. Anybody may ask, at as many calls as a
-/// connection has room for, so a few bytes have to do.
-const INFRASTRUCTURE_MESSAGE_BYTES: usize = 4_096;
 
 /// The bound sockets of a server. Bound by the caller, so that a taken port ends the start early and tests can use port 0.
 #[derive(Debug)]

@@ -177,7 +177,8 @@ async fn messages_that_never_end_take_no_more_memory_than_they_may_and_small_one
     // Health and reflection take nothing of it, and have their own bound.
     let request = HealthCheckRequest { service: "x".repeat(5_000) };
     let status = HealthClient::new(bench.channel()).check(request).await.unwrap_err();
-    assert_eq!(status.code(), Code::OutOfRange);
+    let info = status.get_details_error_info().unwrap();
+    assert_eq!((status.code(), info.metadata["max_bytes"].as_str()), (Code::OutOfRange, "4096"));
 }
 
 #[tokio::test]
