@@ -23,16 +23,21 @@ const FREE: usize = (16 << 10) + 5;
 /// would be counted until its end.
 #[derive(Clone)]
 pub(crate) struct ArrivingLayer {
-    domain: &'static str,
     methods: Methods,
+    budget: Arc<Budget>,
+}
+
+/// What all messages share that are arriving.
+struct Budget {
+    domain: &'static str,
     most: usize,
-    /// How many bytes are here of messages that are arriving, without what is free.
-    bytes: Arc<AtomicUsize>,
+    /// How many bytes are here, without what is free.
+    bytes: AtomicUsize,
 }
 
 impl ArrivingLayer {
     pub(crate) fn new(domain: &'static str, methods: Methods, most: usize) -> Self {
-        Self { domain, methods, most, bytes: Arc::default() }
+        Self { methods, budget: Arc::new(Budget { domain, most, bytes: AtomicUsize::new(0) }) }
     }
 }
 
@@ -41,15 +46,15 @@ impl Middleware for ArrivingLayer {
         if self.methods.find(request.uri().path()).is_some_and(|method| method.infrastructure) {
             return next.run(request).await;
         }
-        let layer = self.clone();
-        next.run(request.map(|inner| Body::new(Arriving { inner, layer, free: FREE, counted: 0 }))).await
+        let budget = self.budget.clone();
+        next.run(request.map(|inner| Body::new(Arriving { inner, budget, free: FREE, counted: 0 }))).await
     }
 }
 
 /// The body of a request, until whoever reads the message lets go of it.
 struct Arriving {
     inner: Body,
-    layer: ArrivingLayer,
+    budget: Arc<Budget>,
     /// How much may still come uncounted.
     free: usize,
     counted: usize,
@@ -66,9 +71,9 @@ impl Arriving {
         }
         self.counted += bytes;
         // A sum that nothing else depends on.
-        let before = self.layer.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > self.layer.most {
-            return Err(shed(self.layer.domain, "arriving_bytes", "too much is arriving at once").into());
+        let before = self.budget.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.budget.most {
+            return Err(shed(self.budget.domain, "arriving_bytes", "too much is arriving at once").into());
         }
         Ok(())
     }
@@ -77,7 +82,7 @@ impl Arriving {
 impl Drop for Arriving {
     fn drop(&mut self) {
         if self.counted > 0 {
-            self.layer.bytes.fetch_sub(self.counted, Ordering::Relaxed);
+            self.budget.bytes.fetch_sub(self.counted, Ordering::Relaxed);
         }
     }
 }

@@ -27,12 +27,11 @@ impl Middleware for ErrorInfoLayer {
     async fn handle(&self, request: Request, next: &impl Next) -> Response {
         let method = self.methods.find(request.uri().path());
         let (exists, own) = (method.is_some(), method.is_some_and(|method| !method.infrastructure));
-        let max_bytes = if own { self.max_message_bytes } else { INFRASTRUCTURE_MESSAGE_BYTES };
         let response = next.run(request).await;
         let (mut parts, body) = response.into_parts();
         if parts.headers.contains_key(Status::GRPC_STATUS) {
             if let Some(code) = bare_error(&parts.headers) {
-                complete(&mut parts.headers, self.before_handler(code, exists, own, max_bytes));
+                complete(&mut parts.headers, self.before_handler(code, exists, own));
             }
             return Response::from_parts(parts, body);
         }
@@ -43,7 +42,8 @@ impl Middleware for ErrorInfoLayer {
 impl ErrorInfoLayer {
     /// What an error without `ErrorInfo` means that came instead of a response. Handlers of our own give `ErrorInfo`, and those
     /// of health and reflection do not fail so, so it came from reading the request.
-    fn before_handler(&self, code: Code, method_exists: bool, own_method: bool, max_bytes: usize) -> Failure {
+    fn before_handler(&self, code: Code, method_exists: bool, own_method: bool) -> Failure {
+        let max_bytes = if own_method { self.max_message_bytes } else { INFRASTRUCTURE_MESSAGE_BYTES };
         match code {
             // The connection broke, or was cut, within the message. Nobody reads this.
             Code::Unknown if method_exists => by_code(self.domain, Code::Cancelled),

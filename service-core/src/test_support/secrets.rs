@@ -1,8 +1,7 @@
 //! What a log must never hold.
 
 /// Asserts that a log holds no access token, no bearer, no refresh or reset token, no service account's secret, no password
-/// within a URL, no private key, and nobody's e-mail
-/// address.
+/// within a URL, no private key, and nobody's e-mail address.
 ///
 /// # Panics
 /// With the line, if it does.
