@@ -2,7 +2,8 @@
 //!
 //! One hash takes some 20 ms of one core and 19 MiB by design. So at most as many run at once as there are
 //! threads for them, a bounded number waits, and further ones are refused at once: an attacker who sends
-//! guesses takes neither the memory nor all other calls' time.
+//! guesses takes neither the memory nor all other calls' time. Nor all of the places: of those one account has a quarter,
+//! and one address half, however right their passwords are.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -11,10 +12,12 @@ use std::time::Instant;
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Block, Params, Version};
 use service_core::secret::Secret;
+use service_core::shares::{Share, Shares};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
 use crate::domain::Password;
 use crate::sources::Entropy;
+use crate::store::FailureKey;
 
 /// What a hash costs. It may grow: older hashes are made anew when their user signs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +67,10 @@ pub struct PasswordHasher {
     /// One permit for each of those that is for somebody who signs up: they take half of the places at most, so that who is
     /// known already gets in.
     newcomers: Arc<Semaphore>,
+    /// How many of the places each account and each address has.
+    shares: Shares<FailureKey>,
+    /// How many places there are.
+    size: usize,
     /// One permit for each hash that runs.
     threads: Arc<Semaphore>,
     /// What the threads do next. They end with it.
@@ -113,6 +120,8 @@ impl PasswordHasher {
             decoy,
             places: Arc::new(Semaphore::new(places)),
             newcomers: Arc::new(Semaphore::new(places.div_ceil(2))),
+            shares: Shares::default(),
+            size: places,
             threads: Arc::new(Semaphore::new(limits.threads)),
             jobs: start_threads(limits.threads)?,
         })
@@ -150,14 +159,22 @@ impl PasswordHasher {
         self.run("hash", whose, work).await
     }
 
-    /// Whether `password` is the one that `stored` was made of. Without a stored hash it is not, after the
-    /// same time.
+    /// Begins to find out whether `password` is the one that `stored` was made of, in a place of the share of this account
+    /// and this address. Without a stored hash it is not, after the same time.
     ///
     /// # Errors
-    /// [`HashError`].
-    pub async fn verify(&self, password: Password, stored: Option<&str>) -> Result<bool, HashError> {
+    /// [`HashError`]; overloaded already if the share is taken.
+    pub async fn verify(
+        &self,
+        account: FailureKey,
+        address: Option<FailureKey>,
+        password: Password,
+        stored: Option<&str>,
+    ) -> Result<Work<bool>, HashError> {
+        let shares = self.shares_of(account, address)?;
         let stored = stored.unwrap_or(&self.decoy).to_owned();
-        self.run("verify", Whose::Known, move |memory| {
+        self.begin("verify", Whose::Known, move |memory| {
+            let _shares = shares;
             // With the parameters of the stored hash.
             let parsed = PasswordHash::new(&stored).map_err(failed)?;
             let (Some(salt), Some(expected)) = (parsed.salt, parsed.hash) else {
@@ -173,6 +190,20 @@ impl PasswordHasher {
         .await
     }
 
+    /// A place for an attempt on this account from this address, in the share of each.
+    fn shares_of(
+        &self,
+        account: FailureKey,
+        address: Option<FailureKey>,
+    ) -> Result<(Share<FailureKey>, Option<Share<FailureKey>>), HashError> {
+        let shares = || {
+            let account = self.shares.take(account, self.size.div_ceil(4))?;
+            let Some(address) = address else { return Some((account, None)) };
+            Some((account, Some(self.shares.take(address, self.size.div_ceil(2))?)))
+        };
+        shares().ok_or_else(|| refused(Whose::Known))
+    }
+
     /// Whether `stored` was made at a lower cost than new hashes are, or is not even Argon2id.
     #[must_use]
     pub fn is_outdated(&self, stored: &str) -> bool {
@@ -185,15 +216,25 @@ impl PasswordHasher {
             || params.p_cost() < now.p_cost()
     }
 
-    /// Runs `work` on one of the threads for it, or refuses it. A caller who goes away gives up a place in the
-    /// queue at once; once the work runs it keeps its permits until it is done, so that the bounds hold
-    /// whoever is still interested.
+    /// Runs `work` on one of the threads for it, or refuses it.
     async fn run<T: Send + 'static>(
         &self,
         kind: &'static str,
         whose: Whose,
         work: impl FnOnce(&mut Vec<Block>) -> Result<T, HashError> + Send + 'static,
     ) -> Result<T, HashError> {
+        self.begin(kind, whose, work).await?.done().await
+    }
+
+    /// Has one of the threads begin `work`, or refuses it. A caller who goes away gives up a place in the
+    /// queue at once; once the work runs it keeps its permits until it is done, so that the bounds hold
+    /// whoever is still interested.
+    async fn begin<T: Send + 'static>(
+        &self,
+        kind: &'static str,
+        whose: Whose,
+        work: impl FnOnce(&mut Vec<Block>) -> Result<T, HashError> + Send + 'static,
+    ) -> Result<Work<T>, HashError> {
         let place = place(&self.places, whose)?;
         let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(failed)?;
         let permits: (OwnedSemaphorePermit, OwnedSemaphorePermit) = (place, thread);
@@ -208,19 +249,35 @@ impl PasswordHasher {
             let _ = answer.send(result);
         };
         self.jobs.send(Box::new(job)).map_err(failed)?;
-        answered.await.map_err(failed)?
+        Ok(Work(answered))
+    }
+}
+
+/// Work that has begun, and goes on whoever is still interested.
+#[derive(Debug)]
+pub struct Work<T>(oneshot::Receiver<Result<T, HashError>>);
+
+impl<T> Work<T> {
+    /// What came of it.
+    ///
+    /// # Errors
+    /// [`HashError::Failed`].
+    pub async fn done(self) -> Result<T, HashError> {
+        self.0.await.map_err(failed)?
     }
 }
 
 /// Takes one of the places, if one is free.
 fn place(places: &Arc<Semaphore>, whose: Whose) -> Result<OwnedSemaphorePermit, HashError> {
     Arc::clone(places).try_acquire_owned().map_err(|error| match error {
-        TryAcquireError::NoPermits => {
-            metrics::counter!("password_hashes_refused_total", "whose" => whose.word()).increment(1);
-            HashError::Overloaded
-        }
+        TryAcquireError::NoPermits => refused(whose),
         TryAcquireError::Closed => failed(error),
     })
+}
+
+fn refused(whose: Whose) -> HashError {
+    metrics::counter!("password_hashes_refused_total", "whose" => whose.word()).increment(1);
+    HashError::Overloaded
 }
 
 impl std::fmt::Debug for PasswordHasher {
@@ -306,21 +363,44 @@ mod tests {
         Password::presented(value).unwrap()
     }
 
+    async fn verifies(hasher: &PasswordHasher, value: &str, stored: Option<&str>) -> Result<bool, HashError> {
+        hasher.verify(FailureKey::client("x"), None, password(value), stored).await?.done().await
+    }
+
+    #[tokio::test]
+    async fn one_account_has_a_quarter_of_the_places_and_one_address_half_of_them() {
+        let hasher = hasher(HashCost::LEAST, 2, 14);
+        let account = |n: usize| FailureKey::client(&n.to_string());
+        let address = FailureKey::address(std::net::Ipv4Addr::LOCALHOST.into());
+        let of_one: Vec<_> = (0..4).map(|_| hasher.shares_of(account(0), None).unwrap()).collect();
+        assert!(matches!(hasher.shares_of(account(0), None), Err(HashError::Overloaded)));
+        drop(of_one);
+        let of_many: Vec<_> = (0..8).map(|n| hasher.shares_of(account(n), Some(address)).unwrap()).collect();
+        assert!(matches!(hasher.shares_of(account(8), Some(address)), Err(HashError::Overloaded)));
+        assert!(hasher.shares_of(account(8), None).is_ok(), "from elsewhere");
+        drop(of_many);
+        assert!(hasher.shares_of(account(8), Some(address)).is_ok());
+        let verdict = hasher.verify(account(0), Some(address), password("vjq7 x2wz"), None).await.unwrap();
+        assert!(hasher.shares.are_taken());
+        verdict.done().await.unwrap();
+        assert!(!hasher.shares.are_taken(), "given back by what has ended");
+    }
+
     #[tokio::test]
     async fn a_password_verifies_against_its_own_hash_and_no_other() {
         let hasher = hasher(HashCost::LEAST, 2, 8);
         let stored = hasher.hash(password("vjq7 x2wz")).await.unwrap();
         assert!(stored.expose().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", stored.expose());
-        assert!(hasher.verify(password("vjq7 x2wz"), Some(stored.expose())).await.unwrap());
-        assert!(!hasher.verify(password("vjq7 x2w"), Some(stored.expose())).await.unwrap());
+        assert!(verifies(&hasher, "vjq7 x2wz", Some(stored.expose())).await.unwrap());
+        assert!(!verifies(&hasher, "vjq7 x2w", Some(stored.expose())).await.unwrap());
         assert_ne!(hasher.hash(password("vjq7 x2wz")).await.unwrap(), stored, "each hash has its own salt");
     }
 
     #[tokio::test]
     async fn nobody_matches_the_decoy() {
         let hasher = hasher(HashCost::LEAST, 2, 8);
-        assert!(!hasher.verify(password("vjq7 x2wz"), None).await.unwrap());
-        assert!(hasher.verify(password("x"), Some("not a hash")).await.is_err());
+        assert!(!verifies(&hasher, "vjq7 x2wz", None).await.unwrap());
+        assert!(verifies(&hasher, "x", Some("not a hash")).await.is_err());
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub mod migrate;
 pub mod page;
 pub mod secret;
 pub mod server;
+pub mod shares;
 pub mod status;
 pub mod stream_end;
 pub mod telemetry;

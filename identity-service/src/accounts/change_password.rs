@@ -1,14 +1,14 @@
 //! Changing one's password. The present one is judged as a sign-in's is, and guesses count alike.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use service_core::auth::Principal;
 
 use super::Accounts;
-use super::attempts::Keys;
 use super::sign_in::TRIES;
 use crate::domain::{Error, NewPassword, Password, Result};
-use crate::store::{self, Credentials, FailureKey, PasswordChange};
+use crate::store::{self, PasswordChange};
 
 /// A password that its user changes. Every part has been checked.
 #[derive(Clone, Debug)]
@@ -27,7 +27,11 @@ impl Accounts {
     /// # Errors
     /// [`Error::CredentialsInvalid`] if the present password is wrong; [`Error::TooManyAttempts`];
     /// [`Error::TokenRevoked`] if the caller is gone or deactivated.
-    pub async fn change_password(&self, caller: &Principal, request: ChangePassword) -> Result<usize> {
+    pub async fn change_password(
+        self: &Arc<Self>,
+        caller: &Principal,
+        request: ChangePassword,
+    ) -> Result<usize> {
         for _ in 0..TRIES {
             let (found, keys) =
                 self.judge_own_password(caller, request.current.clone(), request.address).await?;
@@ -44,26 +48,5 @@ impl Accounts {
             }
         }
         Err(Error::CredentialsInvalid)
-    }
-
-    /// The caller as stored, whose present password this is. `address`: where the call comes from, if that is known.
-    ///
-    /// # Errors
-    /// [`Error::CredentialsInvalid`] if it is not; [`Error::TooManyAttempts`]; [`Error::TokenRevoked`] if the caller is gone
-    /// or deactivated.
-    pub(super) async fn judge_own_password(
-        &self,
-        caller: &Principal,
-        password: Password,
-        address: Option<IpAddr>,
-    ) -> Result<(Credentials, Keys)> {
-        let found = store::credentials_by_id(&self.pool, caller.user_id).await?;
-        let found = found.filter(|found| found.user.active).ok_or(Error::TokenRevoked)?;
-        let keys = self.keys(FailureKey::account(&found.user.email), address);
-        self.may_attempt(keys).await?;
-        if !self.hasher.verify(password, Some(found.password_hash.expose())).await? {
-            return Err(self.failed_attempt(keys, Some(caller.user_id), Error::CredentialsInvalid).await);
-        }
-        Ok((found, keys))
     }
 }

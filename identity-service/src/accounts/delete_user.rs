@@ -1,6 +1,7 @@
 //! Deleting users: themselves, or by an admin.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use service_core::auth::Principal;
 use uuid::Uuid;
@@ -17,7 +18,7 @@ impl Accounts {
     /// [`Error::CredentialsInvalid`] if the password is wrong; [`Error::TooManyAttempts`]; [`Error::LastAdmin`];
     /// [`Error::TokenRevoked`] if the caller is gone or deactivated.
     pub async fn delete_me(
-        &self,
+        self: &Arc<Self>,
         caller: &Principal,
         password: Password,
         address: Option<IpAddr>,

@@ -61,21 +61,23 @@ impl Accounts {
     /// At most `limit` sessions of the caller that are alive, newest first, from below `before` on.
     ///
     /// # Errors
-    /// If the database fails.
+    /// [`Error::TokenRevoked`]: where somebody else is signed in is nothing for who was signed out.
     pub async fn my_sessions(
         &self,
         caller: &Principal,
         before: Option<Uuid>,
         limit: i64,
     ) -> Result<Vec<Session>> {
+        self.must_stand(caller).await?;
         store::live_sessions(&self.pool, caller.user_id, self.now(), before, limit).await
     }
 
     /// Ends a session of the caller.
     ///
     /// # Errors
-    /// [`Error::SessionNotFound`].
+    /// [`Error::SessionNotFound`]; [`Error::TokenRevoked`].
     pub async fn revoke_my_session(&self, caller: &Principal, session_id: Uuid) -> Result<()> {
+        self.must_stand(caller).await?;
         store::revoke_session(&self.pool, caller.user_id, session_id, self.act(Some(caller.user_id))).await
     }
 

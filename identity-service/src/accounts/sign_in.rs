@@ -6,6 +6,7 @@
 //! costing the time of a hash.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -36,16 +37,14 @@ impl Accounts {
     /// # Errors
     /// [`Error::CredentialsInvalid`] for an unknown address, a wrong password and a deactivated user alike,
     /// after the same time; [`Error::TooManyAttempts`] whether or not the account exists.
-    pub async fn sign_in(&self, request: SignIn) -> Result<SessionTokens> {
+    pub async fn sign_in(self: &Arc<Self>, request: SignIn) -> Result<SessionTokens> {
         let keys = self.keys(FailureKey::account(&request.email), request.address);
         let mut subject_id: Option<Uuid> = None;
         for _ in 0..TRIES {
             self.may_attempt(keys).await?;
             let found = store::credentials_by_email(&self.pool, &request.email).await?;
-            subject_id = found.as_ref().map(|found| found.user.id);
-            let stored = found.as_ref().map(|found| found.password_hash.expose());
-            let right = self.hasher.verify(request.password.clone(), stored).await?;
-            let Some(found) = found.filter(|found| right && found.user.active) else { break };
+            let found = self.judge(keys, found, request.password.clone()).await?;
+            subject_id = Some(found.user.id);
             if let Some(tokens) = self.begin_session(keys, &found, &request.user_agent).await? {
                 self.renew_hash(&found, request.password).await;
                 tracing::info!(user_id = %found.user.id, "signed in");

@@ -26,7 +26,7 @@ impl Accounts {
     /// # Errors
     /// [`Error::EtagMismatch`]; [`Error::TokenRevoked`] if the caller is gone or deactivated.
     pub async fn update_me(&self, caller: &Principal, update: &UserUpdate) -> Result<User> {
-        self.me(caller).await?;
+        self.must_stand(caller).await?;
         store::update_user(&self.pool, caller.user_id, update, self.act(Some(caller.user_id))).await
     }
 

@@ -82,6 +82,9 @@ pub enum Error {
     /// The database cannot be reached, or was lost before an answer.
     #[error("the database is unavailable")]
     DatabaseUnavailable(#[source] Cause),
+    /// A statement took longer than it may.
+    #[error("a statement took too long")]
+    StatementTimedOut(#[source] Cause),
     /// The connection was lost while a transaction committed: whether it did is not known.
     #[error("the outcome of the transaction is unknown")]
     CommitUnknown,

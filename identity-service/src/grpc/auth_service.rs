@@ -13,6 +13,7 @@ use service_core::token::{TokenError, TokenVerifier};
 use service_core::validation::timestamp;
 use tonic::{Request, Response, Status};
 
+use super::error::DOMAIN;
 use super::{ClientAddress, convert};
 use crate::accounts::Accounts;
 use crate::signing::KeyRing;
@@ -89,14 +90,12 @@ impl AuthService for AuthRpcs {
         let token = convert::token(request.get_ref())?;
         let holder = match self.verifier.verify(token) {
             Ok(holder) => holder,
-            Err(
-                TokenError::Invalid
-                | TokenError::Expired
-                | TokenError::Revoked
-                | TokenError::NoKeys
-                | TokenError::RevocationsUnknown,
-            ) => {
+            Err(TokenError::Invalid | TokenError::Expired | TokenError::Revoked) => {
                 return Ok(Response::new(IntrospectTokenResponse::default()));
+            }
+            // Nobody can say.
+            Err(error @ (TokenError::NoKeys | TokenError::RevocationsUnknown)) => {
+                return Err(error.failure(DOMAIN).into());
             }
         };
         let stands = self.accounts.stands(&holder).await?;

@@ -98,6 +98,11 @@ fn failure(error: Error) -> Failure {
             new(Code::Unavailable, ErrorReason::DatabaseUnavailable, "the database cannot be reached")
                 .retry_after(DATABASE_PAUSE)
         }
+        Error::StatementTimedOut(cause) => {
+            tracing::warn!(%cause, "a query took too long");
+            let message = "the deadline passed before the answer was ready";
+            new(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, message)
+        }
         Error::CommitUnknown => {
             tracing::warn!("the database was lost at COMMIT: the outcome is unknown");
             new(

@@ -13,7 +13,7 @@ use super::audit::{Entry, append};
 use crate::domain::{Act, AuditAction, Backoff, Email, Error, Failures, Result};
 
 /// What failures are counted for: an account or a client address, as a digest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FailureKey {
     scope: &'static str,
     hash: [u8; 32],

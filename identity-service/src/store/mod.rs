@@ -32,7 +32,7 @@ pub use users::{
     users_by_ids,
 };
 
-use service_core::database::{TxError, overwhelmed, unavailable};
+use service_core::database::{TxError, overwhelmed, timed_out, unavailable};
 
 use crate::domain::Error;
 
@@ -40,6 +40,8 @@ impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         if unavailable(&error) || overwhelmed(&error) {
             Self::DatabaseUnavailable(error.into())
+        } else if timed_out(&error) {
+            Self::StatementTimedOut(error.into())
         } else {
             Self::Internal(error.into())
         }
@@ -49,7 +51,9 @@ impl From<sqlx::Error> for Error {
 impl TxError for Error {
     fn database(&self) -> Option<&sqlx::Error> {
         match self {
-            Self::DatabaseUnavailable(cause) | Self::Internal(cause) => cause.downcast_ref(),
+            Self::DatabaseUnavailable(cause) | Self::StatementTimedOut(cause) | Self::Internal(cause) => {
+                cause.downcast_ref()
+            }
             Self::Invalid(_)
             | Self::PageTokenInvalid(_)
             | Self::RefreshTokenInvalid

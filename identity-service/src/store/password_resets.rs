@@ -10,7 +10,7 @@ use super::FailureKey;
 use super::audit::{Entry, append};
 use super::failures::clear_failures;
 use super::sessions::end_all_sessions;
-use super::users::{UserRow, credentials_for_session, credentials_for_update, set_password};
+use super::users::{UserRow, lock_user, lock_user_fully, set_password};
 use crate::domain::{Act, AuditAction, Error, Result, User};
 
 /// A token that may replace a user's password.
@@ -36,7 +36,7 @@ pub async fn create_password_reset(pool: &PgPool, reset: NewPasswordReset) -> Re
             let NewPasswordReset { user_id, act, .. } = reset;
             // The user's lock: whoever changes the password or deletes the user at this moment does so before, or after and
             // ends this token too.
-            if credentials_for_session(tx, user_id).await?.is_none() {
+            if lock_user(tx, user_id).await?.is_none() {
                 return Err(Error::UserNotFound { user_id });
             }
             sqlx::query!(
@@ -103,7 +103,7 @@ pub async fn reset_password(pool: &PgPool, account: FailureKey, reset: &Password
             // Failures before the user, in the order in which a sign-in locks them.
             clear_failures(tx, account).await?;
             // Of two who bring one token at once, the second waits here, and then finds no token.
-            let present = credentials_for_update(tx, user_id).await?;
+            let present = lock_user_fully(tx, user_id).await?;
             present.filter(|present| present.user.active).ok_or(Error::PasswordResetInvalid)?;
             let used = sqlx::query!(
                 "DELETE FROM password_resets WHERE user_id = $1 AND token_hash = $2 AND expire_time > $3",

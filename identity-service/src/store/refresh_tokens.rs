@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::sessions::end_session;
-use super::users::{UserRow, credentials_for_session};
+use super::users::{UserRow, lock_user};
 use crate::domain::{Act, AuditAction, Error, Result, SessionLifetimes, User};
 
 /// A refresh token that is exchanged for the next one.
@@ -97,7 +97,7 @@ async fn rotate(pool: &PgPool, rotation: Rotation) -> Result<Rotated> {
             let Some(Owner { user_id, session_id, .. }) = owner else { return Ok(Rotated::Refused) };
             // The user before the session, as everywhere. Whoever deactivates the user, or gives another role, waits
             // for this exchange and ends what it gave, or is seen by it.
-            let user = credentials_for_session(tx, user_id).await?.map(|found| found.user);
+            let user = lock_user(tx, user_id).await?.map(|found| found.user);
             exchange(tx, rotation, user.filter(|user| user.active), user_id, session_id).await
         })
     })

@@ -13,7 +13,7 @@ use super::FailureKey;
 use super::audit::{Entry, append};
 use super::failures::{clear_failures, existing_failures_for_update};
 use super::revocations::record;
-use super::users::{credentials_for_session, raise_session_version};
+use super::users::{lock_user, raise_session_version};
 use crate::domain::{Act, AuditAction, Error, Result, Revocation, RevokedTokens, Session, User};
 
 /// A session that begins, and its first refresh token.
@@ -56,7 +56,7 @@ pub async fn begin_session(
                 let failures = existing_failures_for_update(tx, address).await?;
                 failures.unwrap_or_default().must_not_block(session.act.time)?;
             }
-            let present = credentials_for_session(tx, session.user_id).await?;
+            let present = lock_user(tx, session.user_id).await?;
             let Some(present) = present.filter(|p| p.user.active && p.password_hash == judged_hash) else {
                 return Ok(None);
             };

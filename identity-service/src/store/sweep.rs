@@ -136,13 +136,15 @@ async fn sweep_password_resets(pool: &PgPool, before: OffsetDateTime) -> Result<
     .await
 }
 
-/// Removes until nothing is left to remove: how much it was.
+/// Removes until less is left than one batch takes away: how much it was. Not until nothing is: somebody may add to it as
+/// quickly as it is removed.
 async fn in_batches<Removed: Future<Output = Result<u64>>>(remove: impl Fn() -> Removed) -> Result<u64> {
     let mut swept = 0;
     loop {
-        match remove().await? {
-            0 => return Ok(swept),
-            removed => swept += removed,
+        let removed = remove().await?;
+        swept += removed;
+        if i64::try_from(removed).unwrap_or(i64::MAX) < BATCH {
+            return Ok(swept);
         }
     }
 }

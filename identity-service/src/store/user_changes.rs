@@ -11,7 +11,7 @@ use super::failures::{clear_failures, existing_failures_for_update};
 use super::password_resets::end_password_reset;
 use super::revocations::record;
 use super::sessions::end_sessions;
-use super::users::{credentials_for_update, set_password};
+use super::users::{lock_user_fully, set_password};
 use crate::domain::{
     Act, AuditAction, Email, Error, Result, Revocation, RevokedTokens, UpdatedUser, User, UserUpdate,
 };
@@ -20,15 +20,20 @@ use crate::domain::{
 /// themselves is their own business.
 ///
 /// # Errors
-/// [`Error::UserNotFound`], [`Error::EtagMismatch`], [`Error::LastAdmin`].
+/// [`Error::UserNotFound`], [`Error::EtagMismatch`], [`Error::LastAdmin`]; [`Error::TokenRevoked`] if users who are not active
+/// change themselves.
 pub async fn update_user(pool: &PgPool, user_id: Uuid, update: &UserUpdate, act: Act) -> Result<User> {
     run_tx(pool, "user.update", |tx| {
         let update = update.clone();
         Box::pin(async move {
             let other_admins = !update.may_remove_an_admin() || lock_other_admins(tx, user_id).await?;
-            let Some(present) = credentials_for_update(tx, user_id).await? else {
+            let Some(present) = lock_user_fully(tx, user_id).await? else {
                 return Err(Error::UserNotFound { user_id });
             };
+            // Deactivated since the token was looked at.
+            if act.actor_id == Some(user_id) && !present.user.active {
+                return Err(Error::TokenRevoked);
+            }
             let updated = update.apply(&present.user, other_admins)?;
             if updated.changed {
                 write(tx, &updated, act).await?;
@@ -118,7 +123,7 @@ pub async fn change_password(
             let PasswordChange { user_id, act, .. } = change;
             let failures = existing_failures_for_update(tx, account).await?;
             failures.unwrap_or_default().must_not_block(act.time)?;
-            let present = credentials_for_update(tx, user_id).await?;
+            let present = lock_user_fully(tx, user_id).await?;
             if !present.is_some_and(|p| p.user.active && p.password_hash == change.judged_hash) {
                 return Ok(None);
             }

@@ -11,7 +11,7 @@ use super::failures::{clear_failures, existing_failures_for_update};
 use super::revocations::record;
 use super::sweep::forget_used_tokens;
 use super::user_changes::lock_other_admins;
-use super::users::{credentials_for_update, user_by_id};
+use super::users::{lock_user_fully, user_by_id};
 use crate::domain::{Act, AuditAction, Error, Result, Revocation, RevokedTokens};
 
 /// A user who is to be deleted.
@@ -73,7 +73,7 @@ async fn delete(pool: &PgPool, account: FailureKey, deletion: &UserDeletion) -> 
             }
             // The admins are not kept from signing in for everybody who goes.
             let other_admins = of_admin && lock_other_admins(tx, user_id).await?;
-            let Some(present) = credentials_for_update(tx, user_id).await? else {
+            let Some(present) = lock_user_fully(tx, user_id).await? else {
                 return Ok(Deleted::Unknown);
             };
             let is_judged = |judged: &Secret| present.user.active && *judged == present.password_hash;

@@ -175,11 +175,8 @@ pub async fn credentials_by_email(
 /// The user as of now, kept from changing until the transaction ends. The lock is the race's end: whoever
 /// deactivates the user or changes the password either is seen here, or waits and then finds the session that
 /// this transaction begins. A shared lock would do for that, but those are given past whoever waits for the row: who refreshes
-/// without a pause could keep an admin from ever getting it.
-pub(super) async fn credentials_for_session(
-    connection: &mut PgConnection,
-    id: Uuid,
-) -> Result<Option<Credentials>> {
+/// without a pause could keep an admin from ever getting it. Rows that refer to the user may still be written by others.
+pub(super) async fn lock_user(connection: &mut PgConnection, id: Uuid) -> Result<Option<Credentials>> {
     sqlx::query_as!(
         CredentialsRow,
         "SELECT id, email, display_name, role, active, session_version, revision, create_time, password_hash
@@ -192,12 +189,9 @@ pub(super) async fn credentials_for_session(
     .transpose()
 }
 
-/// The user as of now, locked until the transaction ends: whoever signs in, refreshes or changes the user
-/// waits.
-pub(super) async fn credentials_for_update(
-    connection: &mut PgConnection,
-    id: Uuid,
-) -> Result<Option<Credentials>> {
+/// The user as of now, locked until the transaction ends against everything: nobody may even write a row that refers to the
+/// user. For who deletes the user, or ends what the user has.
+pub(super) async fn lock_user_fully(connection: &mut PgConnection, id: Uuid) -> Result<Option<Credentials>> {
     sqlx::query_as!(
         CredentialsRow,
         "SELECT id, email, display_name, role, active, session_version, revision, create_time, password_hash

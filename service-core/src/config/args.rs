@@ -223,7 +223,7 @@ pub struct ServerArgs {
     /// How long to wait for the answer to a ping before the connection is closed, 1s to 10m
     #[arg(long, env = "ROWLOCK_KEEPALIVE_TIMEOUT", value_name = "DURATION", default_value = "20s")]
     pub keepalive_timeout: Checked<Period>,
-    /// Calls a second that one attendee may make, twice as many in a burst, such as 50/s; off for no limit
+    /// Calls a second that one attendee may make (at identity-service one organizer too), twice as many in a burst, such as 50/s; off for no limit
     #[arg(long, env = "ROWLOCK_CALL_RATE", value_name = "RATE", default_value = "50/s")]
     pub call_rate: Checked<RateOption>,
     /// How long calls may take to finish after SIGTERM, 0s to 10m

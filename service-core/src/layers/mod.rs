@@ -28,7 +28,7 @@ use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt;
 
 pub(crate) use arriving::ArrivingLayer;
-pub(crate) use caller_streams::{CallerStreamsLayer, OpenStreams};
+pub(crate) use caller_streams::CallerStreamsLayer;
 pub(crate) use deadline::DeadlineLayer;
 pub use deadline::{Deadline, deadline};
 pub(crate) use error_info::ErrorInfoLayer;

@@ -27,9 +27,10 @@ use crate::layers::load_shed::LoadShedLayer;
 use crate::layers::observe::ObserveLayer;
 use crate::layers::{
     ArrivingLayer, CallerStreamsLayer, DeadlineLayer, Entrance, ErrorInfoLayer, Handlers,
-    INFRASTRUCTURE_MESSAGE_BYTES, Methods, Next, OpenStreams, RateLimitLayer, RequestIdLayer, Through,
+    INFRASTRUCTURE_MESSAGE_BYTES, Methods, Next, RateLimitLayer, RequestIdLayer, Through,
 };
 use crate::lifecycle::Readiness;
+use crate::shares::Shares;
 use crate::telemetry::MetricsHandle;
 use crate::tls::Acceptor;
 use crate::token::TokenVerifier;
@@ -237,7 +238,7 @@ impl GrpcServer {
                 domain,
                 methods: methods.clone(),
                 most: self.config.max_streams_per_caller,
-                open: OpenStreams::default(),
+                open: Shares::default(),
             }))
             .service(Handlers(routes.prepare()));
         Entrance { way: Arc::new(way), methods }
