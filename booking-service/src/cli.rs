@@ -50,7 +50,7 @@ pub struct ServeArgs {
     /// Seating.
     #[command(flatten)]
     pub seating: SeatingArgs,
-    /// How long changes are kept for the audit trail and for resuming streams, from 1m [default: for ever]
+    /// How long changes are kept for the audit trail and for resuming streams, from 1h [default: for ever]
     #[arg(long, env = "ROWLOCK_CHANGE_RETENTION", value_name = "DURATION", help_heading = "Change log")]
     pub change_retention: Option<Checked<Period>>,
     /// Logs.

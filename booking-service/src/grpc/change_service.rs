@@ -56,6 +56,8 @@ impl Changes {
         let resumed = binding.decode(&request.resume_token).and_then(Position::read);
         if resumed.is_err() {
             violations.add("resume_token", "must be one of a stream with the same event_id");
+        } else if request.from_present && !request.resume_token.is_empty() {
+            violations.add("from_present", "must not be set with a resume_token");
         }
         violations.finish()?;
 
@@ -73,6 +75,8 @@ impl Changes {
             floor: Place::default(),
             last: None,
             server_start: present.server_start,
+            arriving: request.from_present,
+            is_empty: present.last_batch == 0,
             until: (!request.follow).then_some(present.last_batch),
             page: VecDeque::new(),
             binding,
@@ -102,6 +106,22 @@ enum Log {
     OfEvent(Watched),
 }
 
+impl Log {
+    /// Waits for news.
+    async fn changed(&mut self) -> Result<(), CallError> {
+        let changed = match self {
+            Self::Whole(horizon) => horizon.changed().await,
+            Self::OfEvent(event) => event.seen.changed().await,
+        };
+        changed.map_err(|_| CallError::Ended(StreamEnded::Draining))
+    }
+}
+
+/// Behind everything in this batch.
+fn end_of(batch: i64) -> Place {
+    Place { batch, event_id: Uuid::max(), version: i64::MAX }
+}
+
 /// Reads the log page by page, no faster than the client takes it.
 struct Reader {
     pool: PgPool,
@@ -114,6 +134,10 @@ struct Reader {
     last: Option<(Place, Digest)>,
     /// When the server was started that is read from.
     server_start: OffsetDateTime,
+    /// Whether the stream begins at the present, and has not said yet where that is.
+    arriving: bool,
+    /// Whether there was nothing in the log as the stream was opened: its end does not become known then.
+    is_empty: bool,
     /// Where the stream ends; `None`: it follows.
     until: Option<i64>,
     page: VecDeque<Placed>,
@@ -186,15 +210,55 @@ impl Reader {
         if floor > self.read.max(self.floor) { Err(CallError::ResumeTokenExpired) } else { Ok(()) }
     }
 
-    /// The next change; `None` where the stream ends.
+    /// Goes to the present, if that is known by now: the last change before it, if there was any.
+    async fn arrive(&mut self) -> Result<bool, CallError> {
+        let last = match &mut self.log {
+            Log::Whole(horizon) => {
+                let Horizon { batch, server_start } = *horizon.borrow_and_update();
+                if server_start.is_some_and(|server_start| server_start != self.server_start) {
+                    self.go_over().await?;
+                    return Ok(false);
+                }
+                if !self.is_empty && (server_start.is_none() || batch == 0) {
+                    return Ok(false);
+                }
+                self.read = self.read.max(end_of(batch));
+                changes::last(&self.pool, batch).await?
+            }
+            Log::OfEvent(event) => {
+                let last = changes::last_of_event(&self.pool, event.event_id()).await?;
+                self.read = last.as_ref().map_or(self.read, |last| last.place);
+                last
+            }
+        };
+        self.last = last.map(|Placed { place, change }| (place, digest(&change)));
+        self.arriving = false;
+        Ok(true)
+    }
+
+    /// Where to go on from what was told last.
+    fn token(&self, last: Option<(Place, Digest)>) -> String {
+        let floor = self.floor;
+        let position = last.map(|(place, digest)| Position { place, floor, digest });
+        position.map(|position| self.binding.encode(&position.cursor())).unwrap_or_default()
+    }
+
+    /// The next message; `None` where the stream ends.
     async fn next(&mut self) -> Result<Option<pb::StreamChangesResponse>, CallError> {
+        while self.arriving {
+            if self.arrive().await? {
+                return Ok(Some(pb::StreamChangesResponse {
+                    change: None,
+                    resume_token: self.token(self.last),
+                }));
+            }
+            self.log.changed().await?;
+        }
         loop {
             if let Some(Placed { place, change }) = self.page.pop_front() {
-                let position = Position { place, floor: self.floor, digest: digest(&change) };
-                return Ok(Some(pb::StreamChangesResponse {
-                    change: Some(convert::change(&change)),
-                    resume_token: self.binding.encode(&position.cursor()),
-                }));
+                let resume_token = self.token(Some((place, digest(&change))));
+                let change = Some(convert::change(&change));
+                return Ok(Some(pb::StreamChangesResponse { change, resume_token }));
             }
             let ended = match &mut self.log {
                 Log::Whole(horizon) => {
@@ -219,11 +283,7 @@ impl Reader {
                 if ended {
                     return Ok(None);
                 }
-                match &mut self.log {
-                    Log::Whole(horizon) => horizon.changed().await,
-                    Log::OfEvent(event) => event.seen.changed().await,
-                }
-                .map_err(|_| CallError::Ended(StreamEnded::Draining))?;
+                self.log.changed().await?;
             }
         }
     }
@@ -252,7 +312,7 @@ impl Reader {
             self.read = page.changes.last().map_or(self.read, |placed| placed.place);
         } else if end > 0 {
             // Rehearsals, which are not told, are not read again either.
-            self.read = self.read.max(Place { batch: end, event_id: Uuid::max(), version: i64::MAX });
+            self.read = self.read.max(end_of(end));
         }
         self.turn_to(page);
         Ok(self.until.is_some_and(|until| horizon >= until))

@@ -79,7 +79,7 @@ pub(super) async fn attempt_remembered(
             Ok(None)
         }
         // It may be the memory that is at fault. If it is a command, those find out who read.
-        Some(Err(setback @ Setback::Unforeseen(_))) if setback.is_answer() => {
+        Some(Err(setback @ Setback::Unforeseen(_))) if setback.surely_undone() => {
             tracing::warn!(?setback, "the database refused what was decided by what is remembered");
             metrics::counter!("booking_batch_retries_total", "code" => "refused").increment(1);
             Ok(None)
@@ -144,7 +144,7 @@ fn conclude(
     let verdicts = verdicts.into_iter().map(Some).collect();
     match written {
         Ok(_) => Ok(done(verdicts, seats_sold(effects))),
-        Err(setback) if setback.is_answer() => Err(setback),
+        Err(setback) if setback.surely_undone() => Err(setback),
         Err(setback) => {
             tracing::warn!(?setback, "no answer to a batch that was written");
             Ok(Attempt::Unknown { verdicts, mark, seats_sold: seats_sold(effects) })
@@ -205,14 +205,17 @@ pub(super) async fn attempt(
     }
 }
 
-/// Waits for the step that commits, and says how long that took.
+/// Waits for the step that commits, and says how long that took, if it did: a lock that was waited for in vain says nothing about
+/// commits.
 async fn committing<T>(
     patience: Duration,
     step: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, Setback> {
     let began = Instant::now();
     let committed = within(patience, step).await;
-    metrics::histogram!("booking_batch_commit_seconds").record(began.elapsed().as_secs_f64());
+    if committed.is_ok() {
+        metrics::histogram!("booking_batch_commit_seconds").record(began.elapsed().as_secs_f64());
+    }
     committed
 }
 

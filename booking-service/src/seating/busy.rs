@@ -41,6 +41,11 @@ impl Busy {
         now >= self.wait_again
     }
 
+    /// Since when its lock may be waited for.
+    pub(super) fn wait_due(&self) -> Instant {
+        self.wait_again
+    }
+
     /// Whether it is time to look whether its lock is free.
     pub(super) fn may_look(&self, now: Instant) -> bool {
         now >= self.look_again

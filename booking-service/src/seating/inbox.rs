@@ -251,8 +251,9 @@ struct Waiting {
 }
 
 impl State {
-    /// Takes a command in. Whether a runner is to come for it: one that has the event comes back by itself, and to one that
-    /// is ready already somebody is on the way.
+    /// Takes a command in, and says whether the caller has to wake a runner. Not where a runner has the event, which is queued
+    /// again when it is released, nor where it is in `ready` already, for which somebody was woken: unless runners may have
+    /// passed it over, because of `long`.
     fn push(&mut self, pending: Pending, now: Instant) -> Result<bool, CommandError> {
         if self.closed {
             return Err(CommandError::ShuttingDown);
@@ -320,17 +321,14 @@ impl State {
             !forgotten
         });
         let is_turn = !self.others_first || !self.ready.iter().any(|&event_id| self.may_take(event_id));
-        let mut until: Option<Instant> = None;
-        let (mut again, mut look) = (None, Vec::new());
-        for &event_id in &self.busy {
-            let event = self.events.get(&event_id).filter(|event| event.wants_a_runner());
-            let Some(busy) = event.and_then(|event| event.busy) else { continue };
-            if !self.may_take(event_id) {
-                continue;
-            }
-            if is_turn && self.waited_for.is_none() && busy.may_wait(now) {
-                again = Some(event_id);
-            } else if is_turn && busy.may_look(now) {
+        let wanted: Vec<(Uuid, Busy)> =
+            self.busy.iter().filter_map(|&id| Some((id, self.wanted_busy(id)?))).collect();
+        // The one that has been due for longest: were it any other, some would wait for ever.
+        let may_wait = |(_, busy): &&(Uuid, Busy)| is_turn && self.waited_for.is_none() && busy.may_wait(now);
+        let again = wanted.iter().filter(may_wait).min_by_key(|(_, busy)| busy.wait_due()).map(|&(id, _)| id);
+        let (mut look, mut until): (Vec<Uuid>, Option<Instant>) = (Vec::new(), None);
+        for (event_id, busy) in wanted {
+            if is_turn && busy.may_look(now) {
                 look.push(event_id);
             } else {
                 until = Some(until.map_or(busy.next(now), |until| until.min(busy.next(now))));
@@ -365,6 +363,12 @@ impl State {
             self.others_first = true;
             self.batch(commands, events, Locking::IfFree)
         }
+    }
+
+    /// How busy an event is, if a runner is to come for it.
+    fn wanted_busy(&self, event_id: Uuid) -> Option<Busy> {
+        let event = self.events.get(&event_id).filter(|event| event.wants_a_runner())?;
+        event.busy.filter(|_| self.may_take(event_id))
     }
 
     /// Takes commands of the events whose turn it is.
@@ -406,7 +410,7 @@ impl State {
         !self.ready.is_empty() || self.busy.iter().any(busy)
     }
 
-    /// Whether an organizer's command is among the next for this event. It gets a batch of its own: to end an event, or to seat
+    /// Whether an organizer's command is among the next for this event. Its batch has no other events: to end an event, or to seat
     /// its queue, can take minutes, and whatever else is in the transaction is locked as long.
     fn is_revised(&self, event_id: Uuid) -> bool {
         self.events

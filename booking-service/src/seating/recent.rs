@@ -73,9 +73,11 @@ impl Recent {
             let Some(version) = versions.iter().find(|version| version.id == event.id) else { continue };
             let doubt = match known.get(&event.id) {
                 Some(Known { state: State::Doubtful { until }, .. }) if at < *until => continue,
+                // What was remembered was true: the next doubt is short again.
                 Some(Known { state: State::Left { event, .. }, .. }) if event.version == version.version => {
                     FIRST_DOUBT
                 }
+                // Nobody has tried since whether it would have been: the next doubt is as long as it was to be.
                 Some(Known { doubt, .. }) => *doubt,
                 None => FIRST_DOUBT,
             };
@@ -84,7 +86,8 @@ impl Recent {
         }
     }
 
-    /// These are about to change, or have, and nobody says here how.
+    /// These are about to change, or have, and nobody says here how. That is no doubt about them: what is learned next is
+    /// remembered at once.
     pub(super) fn forget(&self, events: impl Iterator<Item = Uuid>, now: Instant) {
         let mut known = self.known();
         for event_id in events {

@@ -84,6 +84,7 @@ impl Runner {
             }
             let began = Instant::now();
             let result = self.attempt(&mut part, batch, is_last).await;
+            let surely_undone = matches!(&result, Err(setback) if setback.surely_undone());
             match result {
                 Ok(Attempt::Done { verdicts, wrote }) => {
                     metrics::histogram!("booking_batch_commands")
@@ -104,9 +105,14 @@ impl Runner {
                     self.session.discard();
                     self.recent.forget(events(&part), Instant::now());
                     let (decided, verdicts) = put_back_undecided(part, verdicts, batch);
-                    match self.resolve(decided, verdicts, &mark, seats_sold).await {
-                        Some(not_committed) => part = not_committed,
-                        None => return Ok(()),
+                    let Some(not_committed) = self.resolve(decided, verdicts, &mark, seats_sold).await else {
+                        return Ok(());
+                    };
+                    part = not_committed;
+                    // It may be this very batch that the server falls over.
+                    if !self.may_try_again(*failing_since.get_or_insert(began), &mut pause).await {
+                        give_up(part);
+                        return Ok(());
                     }
                 }
                 Err(Setback::Busy) => {
@@ -122,18 +128,16 @@ impl Runner {
                     if lost {
                         self.session.discard();
                     }
-                    let since = *failing_since.get_or_insert(began);
-                    if since.elapsed() >= self.config.retry_window {
-                        for pending in part {
-                            pending.answer(Err(CommandError::DatabaseUnavailable));
-                        }
+                    if !self.may_try_again(*failing_since.get_or_insert(began), &mut pause).await {
+                        give_up(part);
                         return Ok(());
                     }
-                    rest(&mut pause).await;
                 }
                 Err(Setback::Unforeseen(error)) => {
-                    // Whatever it was, it may have left the session out of step.
-                    self.session.discard();
+                    if !surely_undone {
+                        // Whatever it was, it may have left the session out of step.
+                        self.session.discard();
+                    }
                     if part.len() > 1 {
                         return Err(part);
                     }
@@ -145,6 +149,15 @@ impl Runner {
                 }
             }
         }
+    }
+
+    /// Whether there is time left of the retry window, which began with the first failure; then after a pause.
+    async fn may_try_again(&self, failing_since: Instant, pause: &mut Duration) -> bool {
+        if failing_since.elapsed() >= self.config.retry_window {
+            return false;
+        }
+        pause_for(pause).await;
+        true
     }
 
     /// Runs a part as one transaction. First without waiting for a lock, if nobody else was seen at its events lately; and
@@ -160,7 +173,7 @@ impl Runner {
     ) -> Result<Attempt, Setback> {
         let mut span = Span::for_many(BATCH_SPAN, part.iter().map(|pending| &pending.span));
         joins(part.iter(), &span);
-        holds(part, &span);
+        count_commands(part, &span);
         if batch.locking == Locking::Wait && self.may_go_unlocked(part) {
             let commands = commands(part);
             let (recent, ids) = (self.recent.as_ref(), self.ids.as_ref());
@@ -189,7 +202,7 @@ impl Runner {
             joins(part.iter().skip(first), &span);
         }
         drop_dead(part);
-        holds(part, &span);
+        count_commands(part, &span);
         let commands = commands(part);
         let locked = attempt(&mut self.session, &commands, &events, self.ids.as_ref());
         let attempt = span.enclose(locked).await?;
@@ -227,7 +240,7 @@ impl Runner {
             if nobody_waits || began.elapsed() >= self.config.retry_window {
                 break None;
             }
-            rest(&mut pause).await;
+            pause_for(&mut pause).await;
         };
         let outcome = match found_out {
             Some(true) => "committed",
@@ -284,7 +297,7 @@ fn count_batch(facts: &'static str) {
 }
 
 /// Says in the traces how many commands a batch has.
-fn holds(part: &[Pending], span: &Span) {
+fn count_commands(part: &[Pending], span: &Span) {
     span.set("rowlock.batch.commands", i64::try_from(part.len()).unwrap_or(i64::MAX));
 }
 
@@ -299,6 +312,13 @@ fn tell(answers: impl Iterator<Item = (Pending, Verdict)>) {
     }
 }
 
+/// Nothing of these was written.
+fn give_up(part: Vec<Pending>) {
+    for pending in part {
+        pending.answer(Err(CommandError::DatabaseUnavailable));
+    }
+}
+
 fn drop_dead(part: &mut Vec<Pending>) {
     for pending in part.extract_if(.., |pending| pending.is_dead()) {
         pending.answer(Err(CommandError::DeadlineExceeded));
@@ -306,7 +326,7 @@ fn drop_dead(part: &mut Vec<Pending>) {
 }
 
 /// A random pause, longer each time: replicas that fell over together must not come back together.
-async fn rest(pause: &mut Duration) {
+async fn pause_for(pause: &mut Duration) {
     let length = rand::rng().random_range(Duration::ZERO..=*pause);
     sleep(length).await;
     *pause = (*pause * 2).min(FIRST_PAUSE * 16);

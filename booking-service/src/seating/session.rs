@@ -20,8 +20,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
 
 /// A statement was prepared for a table that a migration has changed since, or on a session that a pooler has swapped, or
-/// the session was ended for being idle.
-const STALE_SESSION: [&str; 3] = ["0A000", "26000", "57P05"];
+/// the session was ended for being idle, within a transaction (25P03), or for a transaction that took too long (25P04, from
+/// PostgreSQL 17 on): what stood still may have been this process.
+const STALE_SESSION: [&str; 5] = ["0A000", "26000", "57P05", "25P03", "25P04"];
 
 /// Why a step of a batch did not succeed.
 #[derive(Debug)]
@@ -45,8 +46,9 @@ impl Setback {
         matches!(self, Self::Passing { lost: true, .. })
     }
 
-    /// Whether the server says itself that nothing of the statement is left. Otherwise what became of it is not known.
-    pub(super) fn is_answer(&self) -> bool {
+    /// Whether it is certain that nothing of the statement was written: the server itself says so, on a session that goes on. If
+    /// not, it may have been written and committed, and has to be found out before anything is repeated.
+    pub(super) fn surely_undone(&self) -> bool {
         match self {
             Self::Busy => true,
             Self::Passing { lost, .. } => !lost,
@@ -116,9 +118,10 @@ impl Session {
                 Err(_) => return Err(Setback::Passing { code: "connect_timeout".to_owned(), lost: true }),
             },
         };
+        let patience = self.patience();
         let connection = self.connection.insert(connection);
         if self.planned.is_none_or(|planned| planned.elapsed() >= PLANS_LIVE) {
-            within(self.statement_timeout + ANSWER_GRACE, discard_plans(connection)).await?;
+            within(patience, discard_plans(connection)).await?;
             self.planned = Some(Instant::now());
         }
         Ok(connection)
@@ -149,5 +152,46 @@ pub(super) async fn within<T>(
     match timeout(patience, step).await {
         Ok(result) => result.map_err(Setback::from),
         Err(_) => Err(Setback::Passing { code: "no_answer".to_owned(), lost: true }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use service_core::database::connect_options;
+    use service_core::test_support::TestCluster;
+
+    use super::*;
+    use crate::MIGRATOR;
+    use crate::store::events::database_time;
+    use crate::store::seating::begin_and_lock_events;
+
+    #[tokio::test]
+    async fn a_session_that_was_ended_while_this_process_stood_still_says_nothing_about_a_command() {
+        let database = TestCluster::database("booking", &MIGRATOR).await;
+        for (idle, code) in
+            [("idle_in_transaction_session_timeout", "25P03"), ("idle_session_timeout", "57P05")]
+        {
+            let options = connect_options(&database.config(), "rowlock-test");
+            let mut session = options.options([(idle, "500ms")]).connect().await.unwrap();
+            prepare_lock(&mut session).await.unwrap();
+            if code == "25P03" {
+                begin_and_lock_events(&mut session, &[]).await.unwrap();
+            }
+            // Whoever is slow to end it is asked once more.
+            let mut asked = 0;
+            let ended = loop {
+                asked += 1;
+                assert!(asked < 10, "{code}: it goes on");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                if let Err(error) = database_time(&mut session).await {
+                    break Setback::from(error);
+                }
+            };
+            assert!(
+                matches!(&ended, Setback::Passing { code: told, lost: true } if told == code),
+                "{ended:?}"
+            );
+            assert!(!ended.surely_undone());
+        }
     }
 }

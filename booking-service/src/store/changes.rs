@@ -199,6 +199,29 @@ pub async fn at(pool: &PgPool, event_id: Uuid, version: i64) -> Result<Option<Pl
     row.fetch_optional(pool).await?.map(Placed::try_from).transpose()
 }
 
+/// The last change up to batch `horizon`, if there is one. Rehearsals are not told.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn last(pool: &PgPool, horizon: i64) -> Result<Option<Placed>, StoreError> {
+    let row = query_changes!(
+        "WHERE c.batch <= $1
+           AND NOT EXISTS (SELECT FROM events e WHERE e.id = c.event_id AND e.simulation_lease_time IS NOT NULL)
+         ORDER BY c.batch DESC, c.event_id DESC, c.version DESC LIMIT 1",
+        horizon,
+    );
+    row.fetch_optional(pool).await?.map(Placed::try_from).transpose()
+}
+
+/// The last change of an event, if any is kept.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn last_of_event(pool: &PgPool, event_id: Uuid) -> Result<Option<Placed>, StoreError> {
+    let row = query_changes!("WHERE c.event_id = $1 ORDER BY c.version DESC LIMIT 1", event_id);
+    row.fetch_optional(pool).await?.map(Placed::try_from).transpose()
+}
+
 /// How these events are now; those that are gone are missing.
 ///
 /// # Errors
@@ -353,12 +376,12 @@ pub async fn audit(
     rows.into_iter().map(Placed::try_from).collect()
 }
 
-/// Passes up to `limit` changes that are older than `keep`, oldest first, and removes them; the last change of each event
+/// Passes up to `limit` changes up to the batch `final_to` that are older than `keep`, oldest first, and removes them; the last change of each event
 /// stays, so that its version can be checked. What is kept of an event has no gaps. Returns how many were passed.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn trim(pool: &PgPool, keep: Duration, limit: i64) -> Result<i64, StoreError> {
+pub async fn trim(pool: &PgPool, keep: Duration, final_to: i64, limit: i64) -> Result<i64, StoreError> {
     let mut tx = pool.begin().await?;
     // The floor rises with the same commit: no reader finds a gap that is not announced. The row lock keeps the
     // replicas from trimming at the same time.
@@ -371,7 +394,7 @@ pub async fn trim(pool: &PgPool, keep: Duration, limit: i64) -> Result<i64, Stor
         Place,
         r#"SELECT batch, event_id, version FROM (
                SELECT c.batch, c.event_id, c.version, c.change_time FROM changes c
-                WHERE (c.batch, c.event_id, c.version) > ($1, $2, $3)
+                WHERE (c.batch, c.event_id, c.version) > ($1, $2, $3) AND c.batch <= $6
                   AND NOT EXISTS (SELECT FROM events e WHERE e.id = c.event_id AND e.simulation_lease_time IS NOT NULL)
                 ORDER BY c.batch, c.event_id, c.version LIMIT $5) next
             WHERE change_time < clock_timestamp() - make_interval(secs => $4)
@@ -381,6 +404,7 @@ pub async fn trim(pool: &PgPool, keep: Duration, limit: i64) -> Result<i64, Stor
         floor.version,
         keep.as_secs_f64(),
         limit,
+        final_to,
     )
     .fetch_all(&mut *tx)
     .await?;

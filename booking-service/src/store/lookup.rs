@@ -131,7 +131,7 @@ async fn answer<V: Clone>(
             None => pool.acquire().await?,
         };
         let found = find(&mut connection, ids).await?;
-        Ok((found, connection))
+        Ok::<_, StoreError>((found, connection))
     };
     match found.await {
         Ok((mut found, connection)) => {
@@ -142,10 +142,10 @@ async fn answer<V: Clone>(
             }
             Some(connection)
         }
-        // Nobody has to wait for a connection twice.
-        Err(StoreError::Database(sqlx::Error::PoolTimedOut)) => {
+        // Nobody has to wait in vain twice, nor all the others for so many who do.
+        Err(error) if error.is_congestion() => {
             for Wanted { reply, .. } in wanted {
-                let _ = reply.send(Err(sqlx::Error::PoolTimedOut.into()));
+                let _ = reply.send(Err(error.clone()));
             }
             None
         }

@@ -16,7 +16,9 @@ pub mod stats;
 pub mod verify;
 pub mod waitlist;
 
-use service_core::database::TxError;
+use std::sync::Arc;
+
+use service_core::database::{TxError, overwhelmed, timed_out};
 
 /// Settings of the sessions that read, besides what every session has.
 ///
@@ -26,12 +28,20 @@ pub fn reading_options() -> [(&'static str, &'static str); 1] {
     [("plan_cache_mode", "force_custom_plan")]
 }
 
+impl StoreError {
+    /// Whether it lies neither in the statement nor in the session: whoever asks the same again at once waits as long, in vain.
+    pub(crate) fn is_congestion(&self) -> bool {
+        let Self::Database(cause) = self else { return false };
+        matches!(**cause, sqlx::Error::PoolTimedOut) || overwhelmed(cause) || timed_out(cause)
+    }
+}
+
 /// What can go wrong between the rules and the rows.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database refused or could not be reached.
+    /// The database refused or could not be reached. One statement may fail for many callers.
     #[error(transparent)]
-    Database(#[from] sqlx::Error),
+    Database(Arc<sqlx::Error>),
     /// A row holds what no code of ours writes.
     #[error("{table}: {what}")]
     Inconsistent {
@@ -43,6 +53,12 @@ pub enum StoreError {
     /// The connection was lost at COMMIT.
     #[error("the outcome of the transaction is not known")]
     CommitUnknown,
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(Arc::new(error))
+    }
 }
 
 impl TxError for StoreError {

@@ -76,9 +76,17 @@ async fn what_is_wrong_with_a_list_is_named_at_once() {
         "page_size",
     ];
     invalid(admin.audits().list_audit_entries(audit).await, &fields);
-    let changes =
-        pb::StreamChangesRequest { resume_token: "x".to_owned(), event_id: "y".to_owned(), follow: true };
+    let changes = pb::StreamChangesRequest {
+        resume_token: "x".to_owned(),
+        event_id: "y".to_owned(),
+        ..Default::default()
+    };
     invalid(admin.changes().stream_changes(changes).await.map(|_| ()), &["event_id", "resume_token"]);
+    let mut told =
+        admin.changes().stream_changes(pb::StreamChangesRequest::default()).await.unwrap().into_inner();
+    let resume_token = told.message().await.unwrap().unwrap().resume_token;
+    let changes = pb::StreamChangesRequest { resume_token, from_present: true, ..Default::default() };
+    invalid(admin.changes().stream_changes(changes).await.map(|_| ()), &["from_present"]);
     let rush =
         pb::SimulateRushRequest { concurrency: -1, when_full: 9, users: 100_001, ..Default::default() };
     let answer = admin.simulations().simulate_rush(rush).await.map(|_| ());

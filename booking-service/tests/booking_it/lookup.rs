@@ -74,6 +74,28 @@ async fn where_a_statement_fails_everybody_asks_alone() {
 }
 
 #[tokio::test]
+async fn a_statement_that_takes_too_long_is_not_repeated_for_everybody_who_asked() {
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let (_database, pool) = database().await;
+    let lookup = Lookup::<()>::start(pool, |connection, _| {
+        async move {
+            ASKED.fetch_add(1, Ordering::SeqCst);
+            sqlx::raw_sql("SET statement_timeout = '10ms'; SELECT pg_sleep(60)").execute(connection).await?;
+            Ok(HashMap::new())
+        }
+        .boxed()
+    });
+    let answers = join_all((0..50).map(|n| lookup.get(id(n)))).await;
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.as_ref().is_err_and(|error| error.to_string().contains("timeout")))
+    );
+    let asked = ASKED.load(Ordering::SeqCst);
+    assert!(asked <= 4, "{asked}");
+}
+
+#[tokio::test]
 async fn a_slow_statement_does_not_hold_up_those_who_come_after_it() {
     static BEGAN: Notify = Notify::const_new();
     static GO_ON: Notify = Notify::const_new();

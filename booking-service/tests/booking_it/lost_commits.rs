@@ -1,6 +1,7 @@
 //! The connection to the database breaks at COMMIT: what is answered is true all the same.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::future::join;
 use rowlock_proto::booking::v1 as pb;
@@ -73,6 +74,24 @@ async fn a_commit_that_never_arrived_is_done_again_once() {
     refused(ada.register(&event).await, "ALREADY_REGISTERED");
     bob.seat(&event).await;
     assert_eq!(system.log(&event).await.len(), 4);
+    system.assert_consistent(&event).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_breaks_its_session_every_time_is_given_up_within_the_retry_window() {
+    const MANY: usize = 1_000_000;
+    let (system, proxy) =
+        behind_a_proxy(|config| config.seating.retry_window = Duration::from_millis(300)).await;
+    let event = system.event(2).await;
+    let ada = system.attendee();
+    let before = system.log(&event).await.len();
+    proxy.faults.before_commit.store(MANY, Ordering::SeqCst);
+    refused(ada.register(&event).await, "DATABASE_UNAVAILABLE");
+    let broke = MANY - proxy.faults.before_commit.swap(0, Ordering::SeqCst);
+    // Pauses are random, of up to 160 ms in the end: that many are not had without them.
+    assert!((2..100).contains(&broke), "{broke}");
+    assert_eq!(system.log(&event).await.len(), before);
+    ada.seat(&event).await;
     system.assert_consistent(&event).await;
 }
 

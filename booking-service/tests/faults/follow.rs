@@ -84,8 +84,7 @@ impl Follower {
 }
 
 async fn read(way: &Caller, copy: &mut Copy, follow: bool) -> Result<(), Status> {
-    let request =
-        pb::StreamChangesRequest { resume_token: copy.token.clone(), event_id: String::new(), follow };
+    let request = pb::StreamChangesRequest { resume_token: copy.token.clone(), follow, ..Default::default() };
     let mut stream = way.changes().stream_changes(request).await?.into_inner();
     while let Some(told) = stream.message().await? {
         copy.apply(told);

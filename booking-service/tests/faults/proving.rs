@@ -23,6 +23,10 @@ const ENOUGH: usize = 50;
 /// How much later than its deadline a call may end.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// For how long after a fault those who listen may still wait for what happened: what stands still is looked at again within a
+/// second of its end, or of the driver's patience with it.
+const HEARING: Duration = Duration::from_secs(20);
+
 /// What [`DEFAULT_DEADLINE`] says.
 const DEADLINE: Duration = Duration::from_secs(3);
 
@@ -139,10 +143,10 @@ impl Ordeal {
         let swept = began.elapsed();
         let front = self.load.crowd.front.clone();
         let admin = stage.caller(Role::Admin, front[0].clone());
-        let (mut wrong, streams) = self.follower.end(&admin, &stage.pool, PATIENCE).await;
+        let (mut wrong, streams) = self.follower.end(&admin, &stage.pool, HEARING).await;
         let mut watches = usize::MAX;
         for watcher in self.watchers {
-            let (told, opened) = watcher.end(&stage.pool, PATIENCE).await;
+            let (told, opened) = watcher.end(&stage.pool, HEARING).await;
             wrong.extend(told);
             watches = watches.min(opened);
         }
@@ -151,8 +155,13 @@ impl Ordeal {
         wrong.extend(unforeseen(&self.load.journal));
         wrong.extend(lapsed);
         // A session that is on its way out may hold a lock for a moment yet.
-        sleep(Duration::from_millis(1_500)).await;
-        wrong.extend(violations(&stage.database, &stage.pool, &self.load.journal).await);
+        let until = Instant::now() + Duration::from_secs(5);
+        let mut found = violations(&stage.database, &stage.pool, &self.load.journal).await;
+        while !found.is_empty() && Instant::now() < until {
+            sleep(Duration::from_millis(100)).await;
+            found = violations(&stage.database, &stage.pool, &self.load.journal).await;
+        }
+        wrong.extend(found);
 
         let (asks, moves) = (self.load.journal.asks(), self.load.journal.moves());
         let operations = asks.len() + moves.len();

@@ -21,7 +21,7 @@ type Told = pb::StreamChangesResponse;
 impl Caller {
     async fn stream(&self, token: &str, event_id: &str, follow: bool) -> Result<Streaming<Told>, Status> {
         let (resume_token, event_id) = (token.to_owned(), event_id.to_owned());
-        let request = pb::StreamChangesRequest { resume_token, event_id, follow };
+        let request = pb::StreamChangesRequest { resume_token, event_id, follow, ..Default::default() };
         Ok(self.changes().stream_changes(request).await?.into_inner())
     }
 
@@ -194,6 +194,64 @@ async fn rehearsals_are_not_told() {
     system.attendee().seat(&event).await;
     assert_eq!(places(&take(&mut follower, 1).await), [(event.event_id.clone(), 3)]);
     assert_eq!(reader.read("", "").await.unwrap().len(), 3);
+}
+
+/// A stream that begins at the present, and where that is.
+async fn at_present(reader: &Caller, event_id: &str, follow: bool) -> (Streaming<Told>, String) {
+    let event_id = event_id.to_owned();
+    let request = pb::StreamChangesRequest { event_id, follow, from_present: true, ..Default::default() };
+    let mut stream = reader.changes().stream_changes(request).await.unwrap().into_inner();
+    let first = next(&mut stream).await.unwrap().unwrap();
+    assert_eq!(first.change, None);
+    (stream, first.resume_token)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_begins_at_the_present_tells_where_that_is_and_all_that_comes_later() {
+    let system = System::with_replicas(2).await;
+    let reader = system.service();
+    let (mut of_nothing, token) = at_present(&reader, "", true).await;
+    assert_eq!(token, "", "there never was a change");
+    let event = system.event(5).await;
+    let others = system.event(5).await;
+    let place = |event: &pb::Event, version| (event.event_id.clone(), version);
+    assert_eq!(places(&take(&mut of_nothing, 2).await), [place(&event, 1), place(&event, 2)]);
+    for event_id in ["", &event.event_id] {
+        let version = i64::try_from(system.log(&event).await.len()).unwrap();
+        // What was committed shortly before may come.
+        let old = eventually_at_present(&system, &reader, event_id, &event, version).await;
+        let (mut stream, token) = at_present(&reader, event_id, true).await;
+        system.attendee().seat(&event).await;
+        assert_eq!(places(&take(&mut stream, 1).await), [place(&event, version + 1)]);
+        for token in [token, old] {
+            let told =
+                take(&mut reader.at(&system.replicas[1]).stream(&token, event_id, true).await.unwrap(), 1)
+                    .await;
+            assert_eq!(places(&told), [place(&event, version + 1)]);
+        }
+    }
+    let (_, token) = at_present(&reader, &others.event_id, false).await;
+    assert_eq!(reader.read(&token, &others.event_id).await.unwrap(), []);
+}
+
+/// A token of the present once this version of the event is before it: a transaction of another test, on the same server,
+/// may hold that up.
+async fn eventually_at_present(
+    system: &System,
+    reader: &Caller,
+    event_id: &str,
+    event: &pb::Event,
+    version: i64,
+) -> String {
+    let mut present = String::new();
+    eventually(async || {
+        let (mut stream, token) = at_present(reader, event_id, false).await;
+        let is_present = next(&mut stream).await.unwrap().is_none();
+        present = token;
+        is_present && i64::try_from(system.log(event).await.len()).unwrap() == version
+    })
+    .await;
+    present
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -145,7 +145,7 @@ async fn lose_the_end(numbers_from: i64) {
     let service = system.service();
     let stream = async |resume_token: &str, event_id: &str| {
         let (resume_token, event_id) = (resume_token.to_owned(), event_id.to_owned());
-        let request = pb::StreamChangesRequest { resume_token, event_id, follow: true };
+        let request = pb::StreamChangesRequest { resume_token, event_id, follow: true, ..Default::default() };
         loop {
             match service.changes().stream_changes(request.clone()).await {
                 // With a session that is gone.

@@ -182,7 +182,7 @@ async fn read_changes(
         let request = StreamChangesRequest {
             event_id: event_id.to_owned(),
             resume_token: resume_token.clone(),
-            follow: false,
+            ..StreamChangesRequest::default()
         };
         let mut stream = changes.stream_changes(user.request(request).await?).await?.into_inner();
         for _ in 0..most {

@@ -364,6 +364,24 @@ async fn of_many_busy_events_one_is_waited_for_at_a_time_and_others_have_their_t
 }
 
 #[tokio::test]
+async fn of_busy_events_that_all_may_be_waited_for_each_has_its_turn() {
+    let busy: Vec<(u128, usize)> = (1..=9).map(|event| (event, 5)).collect();
+    let (inbox, _answers) = inbox(10_000, &busy);
+    wait_in_vain(&inbox).await;
+    let mut waited_for = Vec::new();
+    for _ in 0..9 {
+        // So late that even the one that was waited for last may be waited for again.
+        let mut batch = next_after(&inbox, Duration::from_secs(10)).unwrap();
+        assert_eq!(batch.locking, Locking::Wait);
+        waited_for.extend(shape(&batch));
+        batch.timed_out();
+        batch.give_up();
+    }
+    waited_for.sort_unstable();
+    assert_eq!(waited_for, busy);
+}
+
+#[tokio::test]
 async fn looking_at_busy_events_takes_no_more_than_a_batch() {
     let busy: Vec<(u128, usize)> = (1..=4).map(|event| (event, 60)).collect();
     let (inbox, mut answers) = inbox(10_000, &busy);

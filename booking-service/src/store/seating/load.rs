@@ -1,16 +1,19 @@
-//! The facts of a batch, read in statements EARLIER or LATER than the one that takes the lock, not in the same.
+//! The facts of a batch.
 //!
 //! Under READ COMMITTED a statement that waits for a row lock re-reads that row, but sees every other table as it was
-//! before the wait: facts read together with the lock would miss what the other replica has just committed. Facts that
-//! were read before it are true if the event's version is still the same under the lock: every change raises it. (So, if the
-//! version is known beforehand, that nobody is there can be read together with the lock: see
-//! [`super::write_newcomers_if_unchanged`].)
+//! before the wait: facts read together with the lock would miss what the other replica has just committed. So there are
+//! three safe ways, and no other:
+//! - lock, then read in a later statement;
+//! - read, then write only if the event's version and fence are still the same under the lock: every change raises one of them;
+//! - where the version is known beforehand, make sure in the statement that writes that these people are not there, and that
+//!   the version is still that: see [`super::write_newcomers_if_unchanged`].
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::super::StoreError;
+use super::super::events::database_time;
 use super::super::rows::{EventRow, query_entries, query_registrations, read};
 use crate::domain::command::Command;
 use crate::domain::event::{EventRecord, EventText};
@@ -110,7 +113,7 @@ pub async fn load_facts<'a>(
         (Some(time), _) => time,
         (None, Some(row)) => row.now,
         // None of them exists, so there is nothing to know about them.
-        (None, None) => clock(&mut *connection).await?,
+        (None, None) => database_time(&mut *connection).await?,
     };
 
     let known = rows
@@ -189,10 +192,6 @@ struct Known {
     queued: Vec<Option<Uuid>>,
     made_registrations: Vec<Option<Uuid>>,
     made_entries: Vec<Option<Uuid>>,
-}
-
-async fn clock(connection: &mut PgConnection) -> Result<OffsetDateTime, StoreError> {
-    Ok(sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#).fetch_one(connection).await?)
 }
 
 async fn registrations_by_id(

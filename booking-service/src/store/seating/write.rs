@@ -192,10 +192,11 @@ pub async fn was_committed(connection: &mut PgConnection, mark: &Mark) -> Result
 /// read again: none of them changes without the event's version.
 ///
 /// Arrays are opened one by one, in a list of columns: `FROM unnest(a, b)` keeps each in a store of its own before it is
-/// read. Whatever is new is written from `ready`: the number itself, or whatever `$before` makes of it, then `drawn`.
+/// read. All inserts join `ready`, which has the number of the batch. Where nothing comes before them, the CTE that draws it is
+/// `ready` itself; where `$before` has updates, it is named `drawn`, and `$before` makes `ready` of it when they are done.
 /// `$only_if` is what else has to be so.
 macro_rules! query_write {
-    (drawn: $drawn:literal, only_if: $only_if:literal, before: $before:literal,
+    (number: $number:literal, only_if: $only_if:literal, before: $before:literal,
      $versions:ident, $until:ident, $effects:ident, $attempts:ident $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             Written,
@@ -206,7 +207,7 @@ macro_rules! query_write {
                                unnest($3::bigint[]) AS fence) AS v
                   JOIN events e ON e.id = v.id AND e.version = v.version AND e.fence = v.fence
                  ORDER BY e.id FOR UPDATE OF e
-            ), "# + $drawn + r#" AS MATERIALIZED (
+            ), "# + $number + r#" AS MATERIALIZED (
                 SELECT nextval('change_batches') AS batch
                  WHERE (SELECT count(*) FROM locked
                          WHERE $11::timestamptz IS NULL
@@ -333,7 +334,7 @@ pub async fn write_newcomers_if_unchanged(
     // Race: one of them comes in by another way after this statement has begun, whose look-ups do not see it. The event's
     // version tells: it is read once more as the lock is granted.
     let write = query_write!(
-        drawn: "ready",
+        number: "ready",
         only_if: r#"AND pg_postmaster_start_time() = $49 AND NOT EXISTS (
                 SELECT FROM (SELECT unnest($44::uuid[]) AS event_id, unnest($45::uuid[]) AS user_id) AS u
                  WHERE (SELECT r.id FROM registrations r
@@ -393,13 +394,14 @@ async fn write(
     let (registrations, entries) = (&effects.changed_registrations, &effects.changed_entries);
     if registrations.is_empty() && entries.is_empty() {
         // The rush. What is not there need not be set up.
-        let write = query_write!(drawn: "ready", only_if: "", before: "", versions, until, effects, attempts);
+        let write =
+            query_write!(number: "ready", only_if: "", before: "", versions, until, effects, attempts);
         return Ok(write.fetch_optional(connection).await?);
     }
     // What ends comes before what begins: a cancelled registration must be out of the unique index of active ones
     // before the same user's new one goes in. Whoever counts what was changed waits for it.
     let write = query_write!(
-        drawn: "drawn",
+        number: "drawn",
         only_if: "",
         before: r#"registrations_changed AS (
                 UPDATE registrations r

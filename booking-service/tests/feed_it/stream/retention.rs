@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use booking_service::seating::{Seating, SeatingConfig};
 use booking_service::store::changes;
-use booking_service::worker::Worker;
+use booking_service::worker::{Retention, Worker};
 use rowlock_proto::booking::v1 as pb;
 use service_core::clock::SystemClock;
 use service_core::database::connect_options;
 use service_core::ids::{IdSource, UuidV7};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{Told, assert_gapless, change, logged, places, some_history};
 use crate::acts::{ask, draft};
@@ -28,9 +29,9 @@ async fn age(system: &System) {
         .unwrap();
 }
 
-/// Trims in pieces of so many changes.
+/// Trims in pieces of so many changes. All of them are final.
 async fn trim(system: &System, piece: i64) {
-    while changes::trim(&system.pool, DAY, piece).await.unwrap() == piece {}
+    while changes::trim(&system.pool, DAY, i64::MAX, piece).await.unwrap() == piece {}
 }
 
 async fn kept(system: &System, event: &pb::Event) -> Vec<i64> {
@@ -86,7 +87,7 @@ async fn a_token_is_good_as_long_as_nothing_after_it_is_gone() {
     // In pieces of one, so that the floor stands at every change once, in the middle of batches too.
     for (passed, message) in told.iter().enumerate() {
         let before = logged(&system).await.len();
-        assert_eq!(changes::trim(&system.pool, DAY, 1).await.unwrap(), 1);
+        assert_eq!(changes::trim(&system.pool, DAY, i64::MAX, 1).await.unwrap(), 1);
         let gone = before - logged(&system).await.len();
         assert!(gone <= 1);
         for (index, at) in told.iter().enumerate() {
@@ -200,20 +201,59 @@ async fn no_stream_has_a_gap_while_the_log_is_trimmed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_trimmed_that_a_transaction_which_is_still_open_may_come_before() {
+    let system = System::start().await;
+    let (long, other) = (system.event(5).await, system.event(5).await);
+    // Somebody has drawn a number, and takes as long as others take to grow old.
+    let mut open = system.pool.begin().await.unwrap();
+    let fence = "UPDATE events SET fence = fence + 1 WHERE id = $1";
+    sqlx::query(fence).bind(long.event_id.parse::<Uuid>().unwrap()).execute(&mut *open).await.unwrap();
+    let drawn: i64 =
+        sqlx::query_scalar("SELECT nextval('change_batches')").fetch_one(&mut *open).await.unwrap();
+    let before = kept(&system, &other).await;
+    system.attendee().seat(&other).await;
+    age(&system).await;
+    let floor = async || changes::floor(&system.pool).await.unwrap().batch;
+    let mut retention = Retention::new(system.pool.clone(), DAY);
+    retention.trim().await.unwrap();
+    retention.trim().await.unwrap();
+    assert!(floor().await < drawn);
+    assert_eq!(kept(&system, &other).await.last(), before.last().map(|last| last + 1).as_ref());
+    open.commit().await.unwrap();
+    // Transactions of other tests, on the same server, are waited for as well.
+    eventually(async || {
+        retention.trim().await.unwrap();
+        floor().await > drawn
+    })
+    .await;
+    assert_eq!(kept(&system, &other).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_with_a_retention_trims_by_itself() {
     let system = System::start().await;
     let event = system.organizer().publish_new(draft(5)).await;
     system.attendee().seat(&event).await;
     age(&system).await;
-    // Another replica's, that begins now.
     let ids: Arc<dyn IdSource> = Arc::new(UuidV7::new(Arc::new(SystemClock)));
     let session = connect_options(&system.database.config(), "rowlock-test");
-    let seating = Arc::new(Seating::start(&SeatingConfig::default(), &session, &ids));
-    let worker = Worker { seating, pool: system.pool.clone(), change_retention: Some(DAY) };
-    let stop = CancellationToken::new();
-    let works = tokio::spawn(worker.run(stop.clone()));
-    eventually(async || kept(&system, &event).await == [3]).await;
+    // Another replica's, that begins now, and once more as long as a transaction of another test is open: it is on the same
+    // server.
+    eventually(async || {
+        let seating = Arc::new(Seating::start(&SeatingConfig::default(), &session, &ids));
+        let worker = Worker { seating, pool: system.pool.clone(), change_retention: Some(DAY) };
+        let stop = CancellationToken::new();
+        let works = tokio::spawn(worker.run(stop.clone()));
+        let trimmed = async {
+            while kept(&system, &event).await != [3] {
+                tokio::task::yield_now().await;
+            }
+        };
+        let is_trimmed = tokio::time::timeout(Duration::from_secs(1), trimmed).await.is_ok();
+        stop.cancel();
+        works.await.unwrap();
+        is_trimmed
+    })
+    .await;
     assert!(consistent(&system, &event).await);
-    stop.cancel();
-    works.await.unwrap();
 }
