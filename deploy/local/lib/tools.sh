@@ -6,7 +6,7 @@ readonly BUF_VERSION=1.75.0 SHELLCHECK_VERSION=0.11.0.1 GRPCURL_VERSION=1.9.4 CA
 readonly HADOLINT_VERSION=2.15.1 KUBERNETES_VALIDATE_VERSION=1.34.0 CHECKOV_VERSION=3.3.30 KUSTOMIZE_VERSION=5.7.1
 # Whose resources the manifests and the compose file use: module, version, folder and files of the definitions.
 readonly DEFINITIONS=(
-  "github.com/cloudnative-pg/cloudnative-pg v1.27.0 config/crd/bases postgresql.cnpg.io_clusters.yaml postgresql.cnpg.io_poolers.yaml postgresql.cnpg.io_scheduledbackups.yaml"
+  "github.com/cloudnative-pg/cloudnative-pg v1.28.0 config/crd/bases postgresql.cnpg.io_clusters.yaml postgresql.cnpg.io_poolers.yaml postgresql.cnpg.io_scheduledbackups.yaml"
   "github.com/cloudnative-pg/plugin-barman-cloud v0.15.0 config/crd/bases barmancloud.cnpg.io_objectstores.yaml"
   "sigs.k8s.io/gateway-api v1.4.0 config/crd/standard gateway.networking.k8s.io_gateways.yaml gateway.networking.k8s.io_grpcroutes.yaml"
   "github.com/prometheus-operator/prometheus-operator v0.85.0 example/prometheus-operator-crd monitoring.coreos.com_prometheusrules.yaml monitoring.coreos.com_servicemonitors.yaml"
