@@ -105,7 +105,7 @@ pub struct Worker {
 impl Worker {
     /// Works until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        stop.run_until_cancelled(async { tokio::join!(self.expire(), self.keep_house()) }).await;
+        stop.run_until_cancelled(async { tokio::join!(self.expire(), Box::pin(self.keep_house())) }).await;
     }
 
     /// Ends holds and offers.

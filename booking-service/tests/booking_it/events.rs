@@ -370,3 +370,22 @@ async fn the_times_of_an_event_have_to_fit_each_other_after_an_update_too() {
     let nothing = organizer.events().update_event(update(change, &[])).await;
     invalid(nothing, &["update_mask"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_ends_however_long_that_takes_beyond_what_a_statement_is_given_otherwise() {
+    let system =
+        System::with(1, |config| config.seating.statement_timeout = Duration::from_millis(500)).await;
+    let event = system.event(5).await;
+    let seat = system.attendee().seat(&event).await;
+    sqlx::raw_sql(
+        "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(3); RETURN NULL; END $$;
+         CREATE TRIGGER slowly BEFORE UPDATE ON registrations FOR EACH STATEMENT EXECUTE FUNCTION slowly()",
+    )
+    .execute(&system.pool)
+    .await
+    .unwrap();
+    let ended = system.admin().cancel_event(&event, "rain").await.unwrap();
+    assert_eq!(ended.state(), pb::EventState::Cancelled);
+    let cancelled = system.admin().registration(&seat.registration_id).await.unwrap();
+    assert_eq!(cancelled.state(), pb::RegistrationState::Cancelled);
+}

@@ -13,8 +13,9 @@ use crate::proof::id;
 use crate::proving::{DEFAULT_DEADLINE, Ends, Ordeal};
 use crate::stage::{Stage, ask_for_somebody, p99, scale, way_to};
 
-/// What nobody notices on a busy machine, however quick others were before.
-const UNNOTICED: Duration = Duration::from_millis(400);
+/// What nobody notices on a busy machine, however quick others were before, beside the lock that a batch of theirs may have waited
+/// for (`--event-lock-timeout`).
+const UNNOTICED: Duration = Duration::from_millis(250 + 400);
 
 /// One call after the other for seats at an event, for so long: how long each took.
 async fn probe(service: &Caller, event: &pb::Event, period: Duration) -> Vec<Duration> {

@@ -48,6 +48,25 @@ async fn actions(caller: &Caller, request: pb::ListAuditEntriesRequest) -> Vec<C
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_by_itself_has_no_actor() {
+    let system = System::start().await;
+    let event = system.event(1).await;
+    let (ada, bob) = (system.attendee(), system.attendee());
+    let seat = ada.seat(&event).await;
+    bob.join(&event).await.unwrap();
+    ada.cancel(&seat.registration_id).await.unwrap();
+    let actions = vec![ChangeAction::WaitlistPromoted.into(), ChangeAction::RegistrationCancelled.into()];
+    let trail = system.admin().audit(pb::ListAuditEntriesRequest { actions, ..of(&event) }).await.unwrap();
+    let by: Vec<(ChangeAction, pb::ActorRole, String)> =
+        trail.entries.iter().map(|e| (e.action(), e.actor_role(), e.actor_id.clone())).collect();
+    let expected = [
+        (ChangeAction::WaitlistPromoted, pb::ActorRole::System, String::new()),
+        (ChangeAction::RegistrationCancelled, pb::ActorRole::Attendee, ada.id.to_string()),
+    ];
+    assert_eq!(by, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_trail_is_filtered_by_event_actor_action_and_time() {
     let system = System::start().await;
     let (organizer, guest, admin) = (system.organizer(), system.attendee(), system.admin());

@@ -139,6 +139,16 @@ async fn an_event_that_somebody_keeps_locked_holds_up_its_own_lapses_alone() {
         .await
         .unwrap();
     let_lapse(&system, &locked, 0.0).await;
+    // More than a look finds, and all of them longer overdue than anybody else's.
+    sqlx::query(
+        "INSERT INTO registrations (event_id, id, user_id, seats, state, hold_expire_time, create_time, update_time)
+         SELECT $1, gen_random_uuid(), gen_random_uuid(), 1, 'HELD', now() - interval '1 hour', now(), now()
+           FROM generate_series(1, 2100)",
+    )
+    .bind(id(&locked.event_id))
+    .execute(&system.pool)
+    .await
+    .unwrap();
     // Until a worker is at it: a runner meets with the lock.
     let waiting = "SELECT count(*) FROM pg_stat_activity
                     WHERE datname = current_database() AND wait_event_type = 'Lock' AND $1::uuid IS NOT NULL";
@@ -149,6 +159,10 @@ async fn an_event_that_somebody_keeps_locked_holds_up_its_own_lapses_alone() {
     let late = latest_release(&system, &free).await;
     assert!(late < SOON, "{late} s");
     assert_eq!(stuck.registration(&stuck_hold).await.unwrap().state(), RegistrationState::Held);
+    sqlx::query("DELETE FROM registrations WHERE hold_expire_time < now() - interval '30 minutes'")
+        .execute(&system.pool)
+        .await
+        .unwrap();
     lock.rollback().await.unwrap();
     eventually(async || stuck.registration(&stuck_hold).await.unwrap().state() == expired).await;
     for event in [&locked, &free] {

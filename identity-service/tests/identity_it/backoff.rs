@@ -29,10 +29,19 @@ async fn after_the_free_failures_not_even_the_right_password_is_judged_until_the
         let status = server.sign_in("ada@example.org", WRONG).await.unwrap_err();
         assert_eq!(refusal(&status).1, "CREDENTIALS_INVALID");
     }
+    // Nor does it cost a hash: what is stored could not even be judged.
+    let pool = server.database.pool(1);
+    for statement in [
+        "ALTER TABLE users ADD COLUMN kept text",
+        "UPDATE users SET kept = password_hash, password_hash = 'not a hash'",
+    ] {
+        sqlx::query(statement).execute(&pool).await.unwrap();
+    }
     for password in [WRONG, PASSWORD] {
         let status = server.sign_in("ada@example.org", password).await.unwrap_err();
         assert_eq!(pause(&status), Duration::from_secs(1));
     }
+    sqlx::query("UPDATE users SET password_hash = kept").execute(&pool).await.unwrap();
     server.clock.advance(Duration::from_secs(1));
     server.sign_in("ada@example.org", PASSWORD).await.unwrap();
 }

@@ -126,6 +126,57 @@ async fn rows_that_nobody_asks_for_are_swept() {
     assert_eq!(tokens, 0, "a session takes its tokens along");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_sweeps_what_ended_a_week_ago_and_keeps_what_ended_since() {
+    let server = TestServer::start().await;
+    let pool = server.database.pool(2);
+    server.sign_up("ada@example.org").await;
+    let (old, recent) = ("8 days", "6 days");
+    let now = service_core::clock::Clock::now(server.clock.as_ref());
+    for age in [old, recent] {
+        server.sign_in("ada@example.org", PASSWORD).await.unwrap();
+        server.sign_in(&format!("{}@example.org", age.replace(' ', "-")), PASSWORD).await.unwrap_err();
+        for statement in [
+            "UPDATE sessions SET expire_time = $1::timestamptz - $2::interval WHERE expire_time > $1",
+            "UPDATE refresh_tokens SET expire_time = $1::timestamptz - $2::interval WHERE expire_time > $1",
+            "UPDATE sign_in_failures SET last_failure_time = $1::timestamptz - $2::interval WHERE last_failure_time >= $1",
+        ] {
+            sqlx::query(statement).bind(now).bind(interval(age)).execute(&pool).await.unwrap();
+        }
+    }
+    for (session, minutes) in [(1, -1), (2, 1)] {
+        let expires = now + time::Duration::minutes(minutes);
+        sqlx::query(
+            "INSERT INTO revocations (user_id, session_id, revoke_time, expire_time) VALUES ($1, $2, $3, $4)",
+        )
+        .bind(Uuid::from_u128(1))
+        .bind(Uuid::from_u128(session))
+        .bind(now)
+        .bind(expires)
+        .execute(&pool)
+        .await
+        .unwrap();
+    }
+    let left = async || {
+        let left = "SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM sign_in_failures WHERE scope = 'account'),
+                           (SELECT count(*) FROM revocations)";
+        sqlx::query_as::<_, (i64, i64, i64)>(left).fetch_one(&pool).await.unwrap()
+    };
+    assert_eq!(left().await, (2, 2, 2));
+    let _replica = server.replica().await;
+    let swept = async {
+        while left().await != (1, 1, 1) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(crate::server::PATIENCE, swept).await.expect("a replica that starts sweeps");
+}
+
+fn interval(text: &str) -> sqlx::postgres::types::PgInterval {
+    let days = text.split(' ').next().unwrap().parse().unwrap();
+    sqlx::postgres::types::PgInterval { months: 0, days, microseconds: 0 }
+}
+
 #[tokio::test]
 async fn sessions_with_any_number_of_tokens_are_swept_and_what_cannot_be_swept_keeps_nothing_else() {
     let server = TestServer::start().await;

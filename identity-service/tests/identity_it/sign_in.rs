@@ -155,6 +155,29 @@ async fn more_sign_ins_than_can_be_hashed_in_time_are_refused_with_a_time_to_ret
     assert!(judged >= 2 && refused > 0, "{judged} judged, {refused} refused");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_sign_up_who_is_known_gets_in() {
+    let server = TestServer::with(|config| {
+        config.hashing.limits.threads = 1;
+        config.hashing.limits.waiting = 3;
+        config.hashing.cost.passes = 20;
+        config.sign_in.address = None;
+    })
+    .await;
+    let sign_ups: tokio::task::JoinSet<_> = (0..20)
+        .map(|n| {
+            let mut auth = server.auth();
+            async move { auth.sign_up(crate::server::sign_up(&format!("user{n}@example.org"))).await }
+        })
+        .collect();
+    let mut sign_ups = sign_ups;
+    // As many have a place as may, and somebody was refused.
+    let first = sign_ups.join_next().await.unwrap().unwrap().unwrap_err();
+    assert_eq!(refusal(&first).1, "OVERLOADED");
+    let status = server.sign_in("nobody@example.org", PASSWORD).await.unwrap_err();
+    assert_eq!(refusal(&status).1, "CREDENTIALS_INVALID");
+}
+
 /// Waits until a statement that begins with `query` waits for a lock.
 pub(crate) async fn waiting(pool: &sqlx::PgPool, query: &str) {
     let look = async {

@@ -43,6 +43,8 @@ async fn what_is_committed_late_is_not_passed_over() {
     let mut told = take(&mut follower, 4).await;
     let mut watch = system.attendee().watch(&quick).await.unwrap();
     next(&mut watch).await.unwrap();
+    let mut watch_slow = system.attendee().watch(&slow).await.unwrap();
+    let mut version = next(&mut watch_slow).await.unwrap().unwrap().version;
 
     let mut foreign = system.pool.acquire().await.unwrap();
     for round in 0..3 {
@@ -56,6 +58,8 @@ async fn what_is_committed_late_is_not_passed_over() {
         }
         write(&mut late, &slow.event_id, batch).await;
         late.commit().await.unwrap();
+        version += 1;
+        assert_eq!(next(&mut watch_slow).await.unwrap().unwrap().version, version, "watches neither");
         told.extend(take(&mut follower, 3).await);
         assert_eq!(places(&told), logged(&system).await);
     }
