@@ -85,9 +85,11 @@ async fn a_batch_that_breaks_its_session_every_time_is_given_up_within_the_retry
     let event = system.event(2).await;
     let ada = system.attendee();
     let before = system.log(&event).await.len();
-    proxy.faults.before_commit.store(MANY, Ordering::SeqCst);
-    refused(ada.register(&event).await, "DATABASE_UNAVAILABLE");
-    let broke = MANY - proxy.faults.before_commit.swap(0, Ordering::SeqCst);
+    proxy.faults.before_write.store(MANY, Ordering::SeqCst);
+    let status = ada.register(&event).await.unwrap_err();
+    assert!(!status.message().contains("unknown"), "{status:?}");
+    refused(Err::<(), _>(status), "DATABASE_UNAVAILABLE");
+    let broke = MANY - proxy.faults.before_write.swap(0, Ordering::SeqCst);
     // Pauses are random, of up to 160 ms in the end: that many are not had without them.
     assert!((2..100).contains(&broke), "{broke}");
     assert_eq!(system.log(&event).await.len(), before);

@@ -23,6 +23,8 @@ pub(crate) struct Faults {
     pub(crate) refused: Arc<AtomicUsize>,
     /// The server never hears of COMMIT, or of the statement that commits itself.
     pub(crate) before_commit: Arc<AtomicUsize>,
+    /// The same, but for COMMIT: what became of the statement can be found out.
+    pub(crate) before_write: Arc<AtomicUsize>,
     /// The server has committed, and its answer is lost.
     pub(crate) after_commit: Arc<AtomicUsize>,
     /// The server has committed, and its answer is that it cannot go on.
@@ -138,6 +140,8 @@ async fn pass(client: TcpStream, server: TcpStream, faults: Faults) {
 struct Session {
     seats: bool,
     in_transaction: bool,
+    /// Whether the request that commits is a statement by itself.
+    by_itself: bool,
     /// Whether anything was asked since the last batch was written.
     has_read: bool,
 }
@@ -148,6 +152,7 @@ impl Session {
         let has = |word: &str| request.windows(word.len()).any(|window| window == word.as_bytes());
         self.seats |= has("rowlock-booking-seating");
         self.in_transaction = (self.in_transaction || has("BEGIN")) && !has("ROLLBACK");
+        self.by_itself = !self.in_transaction;
         let commits = if self.in_transaction {
             has("COMMIT")
         } else {
@@ -177,7 +182,7 @@ async fn requests(
             faults.remembered.fetch_add(usize::from(breaks && !has_read), Ordering::SeqCst);
             breaks
         };
-        if breaks(&faults.before_commit) {
+        if breaks(&faults.before_commit) || session.by_itself && breaks(&faults.before_write) {
             return None;
         }
         if breaks(&faults.late_commit) {
