@@ -69,6 +69,10 @@ pub async fn watch_database(
                 check.set_unready("the database's sessions do not get their settings");
                 return Err(error);
             }
+            Err(error) if error.is_not_let_in() => {
+                check.set_unready("the database does not take the user or password that it is given");
+                return Err(error);
+            }
             Err(error) => {
                 check.set_unready("the schema is not the one that this program knows");
                 return Err(error);

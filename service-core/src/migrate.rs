@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use tokio::time::sleep;
 
 use crate::config::DatabaseConfig;
-use crate::database::{connect_options, has_settings, refuses_settings, retryable};
+use crate::database::{code, connect_options, has_settings, refuses_settings, retryable};
 
 /// How long a migration waits for a lock. While it waits, everybody behind it waits too: better to step back and try again.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -80,6 +80,12 @@ impl SchemaError {
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::Database(error) if crate::database::unavailable(error) || retryable(error))
+    }
+
+    /// Whether the server does not take this user or password (SQLSTATE class 28).
+    #[must_use]
+    pub fn is_not_let_in(&self) -> bool {
+        matches!(self, Self::Database(error) if code(error).starts_with("28"))
     }
 }
 
@@ -296,14 +302,10 @@ fn broken(error: MigrateError) -> SchemaError {
     }
 }
 
-fn sqlstate(error: &sqlx::Error) -> Option<String> {
-    Some(error.as_database_error()?.code()?.into_owned())
-}
-
 fn is_undefined_table(error: &sqlx::Error) -> bool {
-    sqlstate(error).as_deref() == Some("42P01")
+    code(error) == "42P01"
 }
 
 fn is_lock_timeout(error: &sqlx::Error) -> bool {
-    sqlstate(error).as_deref() == Some("55P03")
+    code(error) == "55P03"
 }

@@ -112,7 +112,7 @@ async fn a_database_that_is_gone_for_a_while_is_found_again() {
     for _ in 0..20 {
         refused(ada.get_event(&event).await, "DATABASE_UNAVAILABLE");
     }
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     proxy.faults.down.send_replace(false);
     eventually(async || get(http, "/readyz").await.0.contains(" 200")).await;
     // As many reads as there are connections: none meets one from before.

@@ -252,7 +252,7 @@ async fn streams_end_with_their_token_and_with_their_replica() {
     let event = system.event(5).await;
     let (user, began) = (system.new_id(), now());
     let token =
-        system.mint.token_with(user, Role::Service, |claims| claims.exp = began.unix_timestamp() + 2, |_| {});
+        system.mint.token_with(user, Role::Service, |claims| claims.exp = began.unix_timestamp() + 4, |_| {});
     let brief = Caller::new(user, &token, system.replicas[0].channel.clone());
     let follow = pb::StreamChangesRequest { follow: true, ..pb::StreamChangesRequest::default() };
     let mut watch = brief.watch(&event).await.unwrap();
@@ -263,7 +263,7 @@ async fn streams_end_with_their_token_and_with_their_replica() {
     }
     assert_refused(&next(&mut watch).await.unwrap_err(), "TOKEN_EXPIRED");
     assert_refused(&next(&mut changes).await.unwrap_err(), "TOKEN_EXPIRED");
-    assert!(now() >= began + Duration::from_secs(1));
+    assert!(now() >= began + Duration::from_secs(3));
 
     let mut watch = system.attendee().watch(&event).await.unwrap();
     let mut changes = system.service().changes().stream_changes(follow).await.unwrap().into_inner();

@@ -1,5 +1,7 @@
-//! docs/promises.md names a test for each promise, docs/limits.md an option, a metric and a test for each limit.
+//! docs/promises.md names a test for each promise, docs/limits.md an option, a metric and a test for each limit, docs/metrics.md every
+//! metric.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -60,7 +62,7 @@ fn every_limit_has_the_option_the_default_the_metric_and_the_test_that_its_page_
         include_str!("../../../docs/options/identity-service.md"),
     ]
     .concat();
-    let (code, readme) = (sources("src"), include_str!("../../../README.md"));
+    let metrics = include_str!("../../../docs/metrics.md");
     let mut limits = 0;
     for row in page.lines().filter(|line| line.starts_with("| `--")) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
@@ -74,10 +76,7 @@ fn every_limit_has_the_option_the_default_the_metric_and_the_test_that_its_page_
         }
         assert!(quoted(metric).count() == 1 || metric.starts_with("none: "), "{row}");
         for metric in quoted(metric) {
-            assert!(
-                code.contains(&format!("!(\"{metric}\"")) && readme.contains(metric),
-                "there is no {metric}"
-            );
+            assert!(metrics.contains(&format!("`{metric}`")), "there is no {metric}");
         }
         assert!(quoted(tests).count() > 0, "{row}");
     }
@@ -88,4 +87,23 @@ fn every_limit_has_the_option_the_default_the_metric_and_the_test_that_its_page_
     let forgotten: Vec<_> =
         flags.filter(|flag| !no_limits.contains(flag) && !page.contains(&format!("`{flag}`"))).collect();
     assert_eq!(forgotten, Vec::<&str>::new());
+}
+
+#[test]
+fn every_metric_of_the_code_is_on_its_page_and_none_else() {
+    let code = sources("src");
+    let named = |macro_name: &'static str| {
+        code.split(macro_name)
+            .skip(1)
+            .filter_map(|after| after.trim_start().strip_prefix('"')?.split('"').next())
+    };
+    let is_one = |name: &&str| name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let told: BTreeSet<&str> =
+        ["counter!(", "gauge!(", "histogram!("].into_iter().flat_map(named).filter(is_one).collect();
+    let page = include_str!("../../../docs/metrics.md");
+    let first_cells = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('|').next());
+    let explained: BTreeSet<&str> =
+        first_cells.flat_map(|cell| cell.split(['`', ',', ' ']).filter(|name| !name.is_empty())).collect();
+    assert!(told.len() > 40, "{told:?}");
+    assert_eq!(told, explained);
 }
