@@ -158,12 +158,14 @@ pub async fn service_account_create(args: ServiceAccountCreateArgs) -> anyhow::R
     migrate::check_schema(&pool, &MIGRATOR).await?;
     let sources = Sources::system();
     let (account, secret) = create_first_service_account(&pool, &sources, display_name).await?;
-    let Some(dir) = &args.dir else {
-        pool.close().await;
-        say(&format!("ROWLOCK_IDENTITY_CLIENT_ID={}", account.client_id))?;
-        return say(&format!("ROWLOCK_IDENTITY_CLIENT_SECRET={}", secret.expose()));
+    let kept = match &args.dir {
+        Some(dir) => keep_credentials(dir, &account.client_id, &secret),
+        None => say(&format!(
+            "ROWLOCK_IDENTITY_CLIENT_ID={}\nROWLOCK_IDENTITY_CLIENT_SECRET={}",
+            account.client_id,
+            secret.expose()
+        )),
     };
-    let kept = keep_credentials(dir, &account.client_id, &secret);
     if let Err(error) = &kept {
         // Nobody has its secret, and the next try makes another one.
         let taken_back = take_back_first_service_account(&pool, &sources, account.id).await;
@@ -171,6 +173,7 @@ pub async fn service_account_create(args: ServiceAccountCreateArgs) -> anyhow::R
     }
     pool.close().await;
     kept?;
+    let Some(dir) = &args.dir else { return Ok(()) };
     say(&format!("{}: the credentials of service account {}", dir.display(), account.client_id))
 }
 

@@ -86,6 +86,9 @@ enum Whose {
     Known,
 }
 
+/// Whose attempts are refused, in the metrics, where there are places: one account or address has all that it may have.
+const SHARE: &str = "share";
+
 impl Whose {
     fn word(self) -> &'static str {
         match self {
@@ -109,8 +112,8 @@ impl PasswordHasher {
         let mut nobodys = [0; 32];
         entropy.fill(&mut nobodys).map_err(failed)?;
         // Shown from the start on: an alert on a rise needs the value before it.
-        for whose in [Whose::Newcomer, Whose::Known] {
-            metrics::counter!("password_hashes_refused_total", "whose" => whose.word()).increment(0);
+        for whose in [Whose::Newcomer.word(), Whose::Known.word(), SHARE] {
+            metrics::counter!("password_hashes_refused_total", "whose" => whose).increment(0);
         }
         let decoy = hash(&argon2, entropy.as_ref(), &nobodys, &mut Vec::new())?;
         let places = limits.threads.saturating_add(limits.waiting);
@@ -201,7 +204,7 @@ impl PasswordHasher {
             let Some(address) = address else { return Some((account, None)) };
             Some((account, Some(self.shares.take(address, self.size.div_ceil(2))?)))
         };
-        shares().ok_or_else(|| refused(Whose::Known))
+        shares().ok_or_else(|| refused(SHARE))
     }
 
     /// Whether `stored` was made at a lower cost than new hashes are, or is not even Argon2id.
@@ -270,13 +273,13 @@ impl<T> Work<T> {
 /// Takes one of the places, if one is free.
 fn place(places: &Arc<Semaphore>, whose: Whose) -> Result<OwnedSemaphorePermit, HashError> {
     Arc::clone(places).try_acquire_owned().map_err(|error| match error {
-        TryAcquireError::NoPermits => refused(whose),
+        TryAcquireError::NoPermits => refused(whose.word()),
         TryAcquireError::Closed => failed(error),
     })
 }
 
-fn refused(whose: Whose) -> HashError {
-    metrics::counter!("password_hashes_refused_total", "whose" => whose.word()).increment(1);
+fn refused(whose: &'static str) -> HashError {
+    metrics::counter!("password_hashes_refused_total", "whose" => whose).increment(1);
     HashError::Overloaded
 }
 

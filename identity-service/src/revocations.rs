@@ -83,14 +83,15 @@ impl RevocationFeed {
     ) {
         check.set_unready("revocations have not been read yet");
         let looking = async {
-            let mut since = 0;
+            // The session of the last look, and what it has left to the next one.
+            let mut last: Option<(i32, i64)> = None;
             let (mut looked, mut failing) = (Instant::now(), false);
             loop {
-                match store::look(pool, since, clock.now()).await {
-                    // Transaction ids only rise: this is another cluster, such as a standby that lacks the end.
-                    Ok(look) if look.all_ended_below < since => since = 0,
+                let since = last.map_or(0, |(_, since)| since);
+                match store::look(pool, since, clock.now(), STALE).await {
+                    Ok(look) if last.is_some_and(|last| is_of_another_server(last, &look)) => last = None,
                     Ok(look) => {
-                        since = look.all_ended_below;
+                        last = Some((look.session, look.all_ended_below));
                         self.learn(look, clock.now());
                         check.set_ready();
                         (looked, failing) = (Instant::now(), false);
@@ -109,7 +110,7 @@ impl RevocationFeed {
                             );
                         }
                         // Whatever is there next time may be another server.
-                        since = 0;
+                        last = None;
                         sleep(PAUSE).await;
                     }
                 }
@@ -152,6 +153,13 @@ impl Arrived {
     }
 }
 
+/// Whether a look may be at another server than the last one: then it has looked from somewhere in the middle of other
+/// transactions, and has to be made again from the beginning. The pool opens another session without a word, after a failover
+/// as well; and transaction ids only rise.
+fn is_of_another_server((session, since): (i32, i64), look: &Look) -> bool {
+    look.session != session || look.all_ended_below < since
+}
+
 fn known(stored: &StoredRevocation) -> KnownRevocation {
     let target = match stored.revocation.tokens {
         RevokedTokens::OfSession(session) => RevocationTarget::Session(session),
@@ -179,7 +187,20 @@ mod tests {
             revoke_time: NOW,
             expire_time,
         };
-        Look { revocations: ids.iter().map(|id| stored(*id)).collect(), all_ended_below: 9, time: NOW }
+        Look {
+            revocations: ids.iter().map(|id| stored(*id)).collect(),
+            all_ended_below: 9,
+            time: NOW,
+            session: 1,
+        }
+    }
+
+    #[test]
+    fn a_look_of_another_session_or_from_before_the_last_one_is_of_another_server() {
+        let look = look(&[], NOW);
+        assert!(!is_of_another_server((1, 9), &look) && !is_of_another_server((1, 8), &look));
+        assert!(is_of_another_server((2, 8), &look), "its transactions may have other ids");
+        assert!(is_of_another_server((1, 10), &look), "transaction ids only rise");
     }
 
     fn ids(feed: &RevocationFeed, count: u64) -> Vec<i64> {

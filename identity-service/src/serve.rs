@@ -32,6 +32,8 @@ const REVOCATIONS_NAME: &str = "rowlock-identity-revocations";
 
 /// How often rows that nobody asks for any more are removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(10 * 60);
+/// How long sessions with the database may take to end when the server has.
+const LAST_SESSIONS: Duration = Duration::from_secs(10);
 /// How long an expired session stays for whoever looks into what happened.
 const KEEP_SESSIONS: Duration = Duration::from_secs(7 * 86_400);
 /// How long counts of failures stay. Longer than any pause.
@@ -132,8 +134,9 @@ pub async fn serve(
         feed.run(&revocations_pool, sources.clock.as_ref(), &revocations_check, &stop),
         keep_house(&pool, &sources, &stop),
     );
-    pool.close().await;
-    revocations_pool.close().await;
+    // Sessions that a database holds open which is not there any more are left to it.
+    let closing = async { tokio::join!(pool.close(), revocations_pool.close()) };
+    let _ = tokio::time::timeout(LAST_SESSIONS, closing).await;
     watched?;
     served
 }

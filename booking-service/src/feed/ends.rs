@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use crate::store::changes::Look;
@@ -13,6 +14,8 @@ const MOST_OPEN: usize = 1_000;
 /// What earlier looks have seen and later ones have not yet shown to be final.
 #[derive(Debug, Default)]
 pub(crate) struct Ends {
+    /// Of which run of the server. What is known of one says nothing of another.
+    server_start: Option<OffsetDateTime>,
     /// The last number of the look before, whose transactions are bounded by the present look.
     last: Option<i64>,
     /// Everything up to this number is final.
@@ -24,6 +27,9 @@ pub(crate) struct Ends {
 impl Ends {
     /// Takes the next look; says how far the log is final, if that is known.
     pub(crate) fn see(&mut self, look: Look) -> Option<i64> {
+        if self.server_start != Some(look.server_start) {
+            *self = Self { server_start: Some(look.server_start), ..Self::default() };
+        }
         // L was read in an earlier statement than N, so whoever drew a number up to L has a transaction id below N. See
         // `store::changes`.
         if let Some(last) = self.last.replace(look.last_batch)
@@ -52,8 +58,6 @@ impl Ends {
 
 #[cfg(test)]
 mod tests {
-    use time::OffsetDateTime;
-
     use super::*;
 
     fn look(last_batch: i64, all_ended_below: i64, next_transaction: i64) -> Look {
@@ -92,6 +96,17 @@ mod tests {
         assert_eq!(ends.see(look(6, 50, 52)), Some(5));
         assert_eq!(ends.see(look(6, 50, 52)), Some(5), "it may have drawn 6");
         assert_eq!(ends.open.len(), 1);
+    }
+
+    #[test]
+    fn what_one_server_has_shown_says_nothing_of_another() {
+        let mut ends = Ends::default();
+        ends.see(look(7, 100, 100));
+        assert_eq!(ends.see(look(7, 100, 100)), Some(7));
+        let of_another =
+            Look { server_start: OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1), ..look(5, 90, 90) };
+        assert_eq!(ends.see(of_another), None);
+        assert_eq!(ends.see(of_another), Some(5));
     }
 
     #[test]

@@ -16,10 +16,10 @@ use crate::store::changes;
 
 /// How often the end of the log is looked at while somebody listens.
 const TICK: Duration = Duration::from_millis(20);
-/// However much is watched, looking takes no more than a fifth of the time of one connection.
+/// However much is watched, looking takes no more than a fifth of the time of one connection,
 const REST: u32 = 4;
-/// But a look that took long, since the network or the database stood still, is not made up for: who listens has waited long
-/// enough.
+/// unless looks take longer than a quarter of this: then the network or the database stands still, and who listens has waited
+/// long enough.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 /// After a failure.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -76,6 +76,8 @@ impl Feed {
                 if self.is_alone() {
                     // Also after a failure, in whose pause the last listener has gone.
                     metrics::gauge!("booking_feed_lag_seconds").set(0.0);
+                    // Who comes next does not take for the present what was so as somebody last listened.
+                    self.horizon.send_replace(Horizon::default());
                     self.awake.notified().await;
                 }
                 if let Err(error) = self.tail(&pool).await {
@@ -111,7 +113,7 @@ impl Feed {
                         "the change log is that of another run of the server"
                     );
                 }
-                (ends, told) = (Ends::default(), 0);
+                told = 0;
                 self.horizon.send_replace(Horizon { batch: 0, server_start });
                 self.watchers.forget();
             }

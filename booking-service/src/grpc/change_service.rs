@@ -187,6 +187,7 @@ impl Reader {
         let present = changes::look(&self.pool).await?;
         self.check_last().await?;
         self.server_start = present.server_start;
+        self.is_empty = present.last_batch == 0;
         // What there was to pass over may have been lost, and the numbers given again.
         self.read = self.last.map_or(self.floor, |(place, _)| place);
         self.until = self.until.map(|_| present.last_batch);

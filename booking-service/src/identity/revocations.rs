@@ -89,6 +89,10 @@ impl Over {
         }
     }
 
+    fn is_unauthenticated(&self) -> bool {
+        matches!(self, Self::Refused(status) if [Code::Unauthenticated, Code::PermissionDenied].contains(&status.code()))
+    }
+
     /// Every stream ends with its token or its replica.
     fn in_good_order(&self) -> bool {
         let Self::Refused(status) = self else { return false };
@@ -123,7 +127,8 @@ impl RevocationWatch {
             let Err(over) = self.stream(account, &mut token, heard).await;
             metrics::gauge!("revocations_stream_up").set(0);
             metrics::counter!("revocations_streams_total", "outcome" => over.outcome()).increment(1);
-            if over.outcome() == "refused" {
+            if over.is_unauthenticated() {
+                // Expired, too: by this clock, which may have gone back, it may seem fresh for hours.
                 token = None;
             }
             let worked = heard.last() != before;

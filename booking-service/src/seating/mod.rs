@@ -152,6 +152,8 @@ fn show_counters() {
 #[derive(Debug)]
 pub struct Seating {
     inbox: Arc<Inbox>,
+    /// How many commands may wait or be under way.
+    queue: usize,
     runners: TaskTracker,
 }
 
@@ -190,7 +192,12 @@ impl Seating {
         }
         runners.close();
         tokio::spawn(measure(Arc::downgrade(&inbox)));
-        Self { inbox, runners }
+        Self { inbox, queue: config.queue.max(1), runners }
+    }
+
+    /// How many commands may wait or be under way.
+    pub fn queue(&self) -> usize {
+        self.queue
     }
 
     /// Gives a command to its event's queue and waits for the answer, until `deadline` at the latest.

@@ -110,7 +110,8 @@ impl Runner {
                     };
                     part = not_committed;
                     // It may be this very batch that the server falls over.
-                    if !self.may_try_again(*failing_since.get_or_insert(began), &mut pause).await {
+                    if !self.may_try_again(*failing_since.get_or_insert_with(Instant::now), &mut pause).await
+                    {
                         give_up(part);
                         return Ok(());
                     }
@@ -128,7 +129,8 @@ impl Runner {
                     if lost {
                         self.session.discard();
                     }
-                    if !self.may_try_again(*failing_since.get_or_insert(began), &mut pause).await {
+                    if !self.may_try_again(*failing_since.get_or_insert_with(Instant::now), &mut pause).await
+                    {
                         give_up(part);
                         return Ok(());
                     }

@@ -376,8 +376,9 @@ pub async fn audit(
     rows.into_iter().map(Placed::try_from).collect()
 }
 
-/// Passes up to `limit` changes up to the batch `final_to` that are older than `keep`, oldest first, and removes them; the last change of each event
-/// stays, so that its version can be checked. What is kept of an event has no gaps. Returns how many were passed.
+/// Passes up to `limit` changes, up to the batch `final_to`, that are older than `keep`, oldest first, and removes them; the
+/// last change of each event stays, so that its version can be checked. What is kept of an event has no gaps. Returns how
+/// many were passed.
 ///
 /// # Errors
 /// Whatever the database says.

@@ -5,13 +5,13 @@
 
 mod retention;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use sqlx::PgPool;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -30,15 +30,15 @@ const LOOK: Duration = Duration::from_millis(250);
 const ROUND: i64 = 2_000;
 /// How many expiries of one event are under way at most: as many as two batches take.
 const OF_ONE_EVENT: usize = 256;
-/// How many of all events: what callers ask for has the better part of the inbox (16,384 by default).
-const UNDER_WAY: usize = 4_000;
+/// Which part of the inbox the expiries of all events may take: what callers ask for has the rest.
+const SHARE: usize = 4;
 /// How long an expiry may wait to be seated. If it is late it is found again.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the rest is looked after.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 
 /// How many lapsed holds and offers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Count {
     holds: usize,
     offers: usize,
@@ -57,10 +57,6 @@ impl Count {
         })
     }
 
-    fn total(self) -> usize {
-        self.holds + self.offers
-    }
-
     fn tell(self) {
         metrics::gauge!("booking_holds_due").set(f64::from(u32::try_from(self.holds).unwrap_or(u32::MAX)));
         metrics::gauge!("booking_offers_due").set(f64::from(u32::try_from(self.offers).unwrap_or(u32::MAX)));
@@ -70,25 +66,55 @@ impl Count {
 /// What a look has found.
 #[derive(Debug, Default)]
 struct Due {
-    /// What is ended now, by event.
-    now: HashMap<Uuid, Vec<Action>>,
+    /// What is ended now, by event, and how much is due of that event.
+    now: HashMap<Uuid, (Vec<Action>, Count)>,
     /// Whether there may be more.
     more: bool,
 }
 
-/// Takes what is due, so much of each event and no more than `room` of all, and says whether that was everything.
-fn take(due: impl Iterator<Item = (Uuid, Action)>, mut room: usize) -> (HashMap<Uuid, Vec<Action>>, bool) {
-    let (mut taken, mut all): (HashMap<Uuid, Vec<Action>>, bool) = (HashMap::new(), true);
-    for (event_id, action) in due {
-        let is_full = taken.get(&event_id).is_some_and(|actions| actions.len() >= OF_ONE_EVENT);
-        if room == 0 || is_full {
-            all = false;
-            continue;
+impl Due {
+    /// Takes no more than `room` of all that is due: of each event so much, and of those that are stuck one, by which it shows
+    /// that they are free again.
+    fn take(due: impl Iterator<Item = (Uuid, Action)>, mut room: usize, stuck: &HashSet<Uuid>) -> Self {
+        let mut taken = Self::default();
+        for (event_id, action) in due {
+            let most = if stuck.contains(&event_id) { 1 } else { OF_ONE_EVENT };
+            let known = taken.now.contains_key(&event_id);
+            if room == 0 && !known {
+                taken.more = true;
+                continue;
+            }
+            let (actions, count) = taken.now.entry(event_id).or_default();
+            *count = count.and(std::iter::once(&Count::of(std::slice::from_ref(&action))));
+            if room > 0 && actions.len() < most {
+                room -= 1;
+                actions.push(action);
+            } else {
+                taken.more |= !stuck.contains(&event_id);
+            }
         }
-        room -= 1;
-        taken.entry(event_id).or_default().push(action);
+        taken
     }
-    (taken, all)
+}
+
+/// An event whose expiries are under way.
+struct UnderWay {
+    /// How much was due of it as it was found: it is not looked for again before these have ended.
+    due: Count,
+    /// How many of these are under way.
+    taken: usize,
+}
+
+/// One of each in turn.
+fn in_turn<T>(one: impl Iterator<Item = T>, other: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
+    let (mut one, mut other) = (one.fuse(), other.fuse());
+    std::iter::from_fn(move || {
+        let first = one.next();
+        let second = other.next();
+        (first.is_some() || second.is_some()).then_some([first, second])
+    })
+    .flatten()
+    .flatten()
 }
 
 /// What works by itself, and how.
@@ -111,53 +137,73 @@ impl Worker {
     /// Ends holds and offers.
     async fn expire(&self) {
         let mut running = FuturesUnordered::new();
-        // Events whose expiries are under way, and how many. One whose lock somebody keeps holds up its own, nobody else's.
-        let mut busy: HashMap<Uuid, Count> = HashMap::new();
+        // One whose lock somebody keeps holds up its own, nobody else's.
+        let mut under_way: HashMap<Uuid, UnderWay> = HashMap::new();
+        let mut stuck: HashSet<Uuid> = HashSet::new();
         loop {
-            let due = self.due(&busy).await.unwrap_or_else(|error| {
+            let due = self.due(&under_way, &stuck).await.unwrap_or_else(|error| {
                 tracing::debug!(%error, "cannot look for lapsed holds and offers");
                 Due::default()
             });
-            for (event_id, actions) in due.now {
-                busy.insert(event_id, Count::of(&actions));
+            if !due.more {
+                // Those that are due no more are forgotten.
+                stuck.retain(|event_id| under_way.contains_key(event_id) || due.now.contains_key(event_id));
+            }
+            for (event_id, (actions, count)) in due.now {
+                under_way.insert(event_id, UnderWay { due: count, taken: actions.len() });
                 running.push(self.end(event_id, actions));
             }
             let next = sleep(LOOK);
             tokio::pin!(next);
             loop {
-                tokio::select! {
+                let ended = tokio::select! {
                     () = &mut next => break,
-                    Some((event_id, all_ended)) = running.next() => {
-                        busy.remove(&event_id);
-                        if due.more && all_ended {
-                            break;
-                        }
+                    Some(ended) = running.next() => ended,
+                };
+                // With all others that have ended by now: a look for each of them would find little room.
+                let mut ended = Some(ended);
+                let mut all_ended = true;
+                while let Some((event_id, is_over)) = ended {
+                    under_way.remove(&event_id);
+                    if is_over {
+                        stuck.remove(&event_id);
+                    } else {
+                        stuck.insert(event_id);
                     }
+                    all_ended &= is_over;
+                    ended = running.next().now_or_never().flatten();
+                }
+                if due.more && all_ended {
+                    break;
                 }
             }
         }
     }
 
     /// What is due, as far as there is room beside what is under way.
-    async fn due(&self, busy: &HashMap<Uuid, Count>) -> Result<Due, StoreError> {
-        let except: Vec<Uuid> = busy.keys().copied().collect();
+    async fn due(
+        &self,
+        under_way: &HashMap<Uuid, UnderWay>,
+        stuck: &HashSet<Uuid>,
+    ) -> Result<Due, StoreError> {
+        let except: Vec<Uuid> = under_way.keys().copied().collect();
         let (holds, offers) = tokio::try_join!(
             due::holds(&self.pool, &except, ROUND),
             due::offers(&self.pool, &except, ROUND)
         )?;
-        // With what is under way: an event that is stuck is found once and not looked for again, and is due all the same.
         let found = Count { holds: holds.len(), offers: offers.len() };
-        let all = found.and(busy.values());
-        all.tell();
+        found.and(under_way.values().map(|event| &event.due)).tell();
         let is_full = i64::try_from(holds.len().max(offers.len())).unwrap_or(ROUND) >= ROUND;
         let holds = holds
             .into_iter()
             .map(|(event_id, registration_id)| (event_id, Action::ExpireHold { registration_id }));
         let offers =
             offers.into_iter().map(|(event_id, entry_id)| (event_id, Action::ExpireOffer { entry_id }));
-        let under_way = all.total() - found.total();
-        let (now, all_taken) = take(holds.chain(offers), UNDER_WAY.saturating_sub(under_way));
-        Ok(Due { now, more: is_full || !all_taken })
+        let taken: usize = under_way.values().map(|event| event.taken).sum();
+        let room = self.seating.queue().div_ceil(SHARE).saturating_sub(taken);
+        let mut due = Due::take(in_turn(holds, offers), room, stuck);
+        due.more |= is_full;
+        Ok(due)
     }
 
     /// Ends what is due of one event. Returns the event, and whether it all has ended.
@@ -216,21 +262,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_much_of_each_event_and_so_much_of_all_is_ended_at_once() {
+    fn so_much_of_each_event_and_so_much_of_all_is_ended_at_once_and_all_of_it_is_counted() {
         let due = |event, count: u128| {
             let hold = |id| Action::ExpireHold { registration_id: Uuid::from_u128(id) };
             (0..count).map(move |id| (Uuid::from_u128(event), hold(id)))
         };
-        let of = |taken: &HashMap<Uuid, Vec<Action>>, event| {
-            taken.get(&Uuid::from_u128(event)).map_or(0, Vec::len)
+        let of = |due: &Due, event| {
+            due.now.get(&Uuid::from_u128(event)).map(|(now, count)| (now.len(), count.holds))
         };
-        let (taken, all) = take(due(1, 1_000).chain(due(2, 10)), 1_000);
-        assert_eq!((of(&taken, 1), of(&taken, 2), all), (OF_ONE_EVENT, 10, false));
-        let (taken, all) = take(due(1, 10).chain(due(2, 10)), 15);
-        assert_eq!((of(&taken, 1), of(&taken, 2), all), (10, 5, false));
-        let (taken, all) = take(due(1, 10).chain(due(2, 10)), 20);
-        assert_eq!((of(&taken, 1), of(&taken, 2), all), (10, 10, true));
-        assert!(!take(due(1, 1), 0).1);
+        let nobody = HashSet::new();
+        let found = Due::take(due(1, 1_000).chain(due(2, 10)), 1_000, &nobody);
+        assert_eq!((of(&found, 1), of(&found, 2)), (Some((OF_ONE_EVENT, 1_000)), Some((10, 10))));
+        assert!(found.more);
+        let found = Due::take(due(1, 10).chain(due(2, 10)).chain(due(3, 1)), 15, &nobody);
+        assert_eq!((of(&found, 1), of(&found, 2), of(&found, 3)), (Some((10, 10)), Some((5, 10)), None));
+        assert!(found.more);
+        let found = Due::take(due(1, 10).chain(due(2, 10)), 20, &nobody);
+        assert!(!found.more);
+        assert!(Due::take(due(1, 1), 0, &nobody).more);
+        let stuck = HashSet::from([Uuid::from_u128(1)]);
+        let found = Due::take(due(1, 1_000).chain(due(2, 10)), 1_000, &stuck);
+        assert_eq!((of(&found, 1), of(&found, 2)), (Some((1, 1_000)), Some((10, 10))));
+        assert!(!found.more, "what is stuck is no reason to look again at once");
+    }
+
+    #[test]
+    fn holds_and_offers_have_their_turn() {
+        let turns: Vec<_> = in_turn([1, 3, 5].into_iter(), [2].into_iter()).collect();
+        assert_eq!(turns, [1, 2, 3, 5]);
+        let turns: Vec<_> = in_turn([1].into_iter(), [2, 4].into_iter()).collect();
+        assert_eq!(turns, [1, 2, 4]);
     }
 
     #[test]

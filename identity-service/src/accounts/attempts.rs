@@ -2,14 +2,23 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use service_core::auth::Principal;
+use tokio::time::timeout;
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::Accounts;
 use crate::domain::{Error, Failures, Password, Result};
 use crate::store::{self, Credentials, FailureKey};
+
+/// How long an attempt may take once its password is being judged.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn no_answer() -> Error {
+    Error::DatabaseUnavailable("an attempt was not counted in time".into())
+}
 
 /// What the failures of an attempt are counted for.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +64,9 @@ impl Accounts {
                 None => Err(accounts.failed_attempt(keys, subject_id, Error::CredentialsInvalid).await),
             }
         };
-        tokio::spawn(judged.in_current_span()).await.map_err(Error::internal)?
+        // A database that has gone without a word holds it up no longer than any call.
+        let bounded = async { timeout(PATIENCE, judged).await.unwrap_or_else(|_| Err(no_answer())) };
+        tokio::spawn(bounded.in_current_span()).await.map_err(Error::internal)?
     }
 
     /// The caller as stored, whose present password this is. `address`: where the call comes from, if that is known.

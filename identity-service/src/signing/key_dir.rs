@@ -134,9 +134,12 @@ impl KeyDir {
         if let ([only], None) = (before.as_slice(), self.marked()?) {
             self.mark(only.kid())?;
         }
-        self.write(&format!("{}.pem", key.kid()), pem.as_bytes(), 0o600)?;
-        if activate {
-            self.mark(key.kid())?;
+        let file = format!("{}.pem", key.kid());
+        self.write(&file, pem.as_bytes(), 0o600)?;
+        if activate && let Err(error) = self.mark(key.kid()) {
+            // The next start would publish it. If even that fails, the first error says why.
+            let _ = fs::remove_file(self.path.join(file));
+            return Err(error);
         }
         Ok(key)
     }

@@ -1,8 +1,11 @@
 //! The table `revocations`. Whoever ends a session or raises a session_version calls [`record`] in the same
 //! transaction; [`look`] finds what is new.
 
+use std::time::Duration;
+
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::domain::{Error, Result, Revocation, RevokedTokens};
@@ -64,9 +67,13 @@ pub struct Look {
     pub all_ended_below: i64,
     /// The database's time when the look began. Whatever was committed before is in this look or an earlier one.
     pub time: OffsetDateTime,
+    /// Of which session it was: another one may be of another server, whose transactions have ids of their own.
+    pub session: i32,
 }
 
 struct LookRow {
+    session: i32,
+    is_standby: bool,
     all_ended_below: i64,
     time: OffsetDateTime,
     id: Option<i64>,
@@ -83,13 +90,36 @@ struct LookRow {
 /// together.
 ///
 /// # Errors
-/// If the database fails.
-pub async fn look(pool: &PgPool, since: i64, now: OffsetDateTime) -> Result<Look> {
+/// If the database fails, does not answer within `patience`, or is a standby, which may lag behind without end.
+pub async fn look(pool: &PgPool, since: i64, now: OffsetDateTime, patience: Duration) -> Result<Look> {
+    let mut connection = pool.acquire().await?;
+    let rows = match timeout(patience, query(&mut connection, since, now)).await {
+        Ok(rows) => rows?,
+        Err(_) => {
+            // Nobody is to wait for it, not even the pool.
+            drop(connection.detach());
+            return Err(Error::DatabaseUnavailable("a look at the revocations was not answered".into()));
+        }
+    };
+    let first =
+        rows.first().ok_or_else(|| Error::internal("a look at the revocations found not even itself"))?;
+    if first.is_standby {
+        // The next session may be of the server that has taken over.
+        drop(connection.detach());
+        return Err(Error::DatabaseUnavailable("revocations are not read from a standby".into()));
+    }
+    let (all_ended_below, time, session) = (first.all_ended_below, first.time, first.session);
+    let revocations = rows.into_iter().filter(|row| row.id.is_some()).map(TryInto::try_into);
+    Ok(Look { revocations: revocations.collect::<Result<_>>()?, all_ended_below, time, session })
+}
+
+async fn query(connection: &mut PgConnection, since: i64, now: OffsetDateTime) -> Result<Vec<LookRow>> {
     // The upper bound holds for every row that can be seen. It is there for the planner, who takes a range with
     // two ends for small and uses the index, also before the table has statistics.
     let rows = sqlx::query_as!(
         LookRow,
-        r#"SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS "all_ended_below!",
+        r#"SELECT pg_backend_pid() AS "session!", pg_is_in_recovery() AS "is_standby!",
+                  pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS "all_ended_below!",
                   statement_timestamp() AS "time!",
                   r.id AS "id?", r.user_id AS "user_id?", r.session_id, r.minimum_session_version,
                   r.revoke_time AS "revoke_time?", r.expire_time AS "expire_time?"
@@ -101,14 +131,9 @@ pub async fn look(pool: &PgPool, since: i64, now: OffsetDateTime) -> Result<Look
         since,
         now
     )
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
-    let (all_ended_below, time) = rows
-        .first()
-        .map(|row| (row.all_ended_below, row.time))
-        .ok_or_else(|| Error::internal("a look at the revocations found not even itself"))?;
-    let revocations = rows.into_iter().filter(|row| row.id.is_some()).map(TryInto::try_into);
-    Ok(Look { revocations: revocations.collect::<Result<_>>()?, all_ended_below, time })
+    Ok(rows)
 }
 
 impl TryFrom<LookRow> for StoredRevocation {

@@ -136,8 +136,8 @@ async fn sweep_password_resets(pool: &PgPool, before: OffsetDateTime) -> Result<
     .await
 }
 
-/// Removes until less is left than one batch takes away: how much it was. Not until nothing is: somebody may add to it as
-/// quickly as it is removed.
+/// Removes until a batch is not full: how much it was. What is left then is little, or locked by somebody, and goes the next time.
+/// Not until nothing is: somebody may add to it as quickly as it is removed.
 async fn in_batches<Removed: Future<Output = Result<u64>>>(remove: impl Fn() -> Removed) -> Result<u64> {
     let mut swept = 0;
     loop {

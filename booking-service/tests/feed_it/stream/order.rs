@@ -1,10 +1,12 @@
 //! Numbers are drawn in order and committed out of order.
 
+use booking_service::feed::Feed;
 use sqlx::{Connection, PgConnection};
+use tokio_util::sync::CancellationToken;
 
 use super::{assert_gapless, logged, places, take};
 use crate::proof::id;
-use crate::system::System;
+use crate::system::{System, eventually};
 use crate::watch::next;
 
 /// Locks an event as a batch does.
@@ -65,6 +67,19 @@ async fn what_is_committed_late_is_not_passed_over() {
     }
     assert_gapless(&told);
     assert_eq!(system.service().read("", "").await.unwrap(), told);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_listens_after_nobody_did_does_not_take_the_past_for_the_present() {
+    let system = System::start().await;
+    system.event(10).await;
+    let (feed, stop) = (Feed::default(), CancellationToken::new());
+    let running = tokio::spawn(feed.clone().run(system.pool.clone(), stop.clone()));
+    feed.horizon().wait_for(|horizon| horizon.batch > 0).await.unwrap();
+    // As soon as the tailer has seen that nobody listens any more.
+    eventually(async || feed.horizon().borrow().batch == 0).await;
+    stop.cancel();
+    running.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
