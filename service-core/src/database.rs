@@ -60,6 +60,7 @@ pub async fn pool(config: &DatabaseConfig, application_name: &str) -> PgPool {
         // The pool's own checks wait without end for a server that went silent, and each would take a place of the pool
         // with it. These do not; and a connection that was in use just now is not asked again before the next use.
         .test_before_acquire(false)
+        .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
         .before_acquire(|connection, meta| {
             Box::pin(async move {
                 if meta.idle_for > TRUSTED_IDLE {
@@ -70,6 +71,16 @@ pub async fn pool(config: &DatabaseConfig, application_name: &str) -> PgPool {
         })
         .after_release(|connection, _| Box::pin(async move { answers(connection).await.map(|()| true) }))
         .connect_lazy_with(connect_options(config, application_name))
+}
+
+/// Fails where the server is a standby, as the old primary is after a switchover, as long as an address leads there: what it
+/// tells may be of the past. No server becomes one without being started anew, so a session that has begun is never at one.
+///
+/// # Errors
+/// Whatever the database says; [`sqlx::Error::Io`] for a standby.
+pub(crate) async fn refuse_standby(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let is_standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(connection).await?;
+    if is_standby { Err(sqlx::Error::Io(std::io::Error::other("the server is a standby"))) } else { Ok(()) }
 }
 
 async fn answers(connection: &mut PgConnection) -> Result<(), sqlx::Error> {

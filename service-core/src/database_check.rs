@@ -9,7 +9,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::database::{code, has_settings, refuses_settings, unavailable};
+use crate::database::{code, has_settings, refuse_standby, refuses_settings, unavailable};
 use crate::lifecycle::ReadinessHandle;
 use crate::migrate::{SchemaError, check_schema};
 
@@ -132,6 +132,7 @@ impl Door<'_> {
     /// Whether sessions have the settings that were asked for.
     async fn ask(&self) -> Result<bool, sqlx::Error> {
         let mut connection = PgConnection::connect_with(&self.way).await?;
+        refuse_standby(&mut connection).await?;
         let has_settings = has_settings(&mut connection).await?;
         connection.close().await?;
         Ok(has_settings)

@@ -218,9 +218,9 @@ impl Reader {
                 let Horizon { batch, server_start } = *horizon.borrow_and_update();
                 if server_start.is_some_and(|server_start| server_start != self.server_start) {
                     self.go_over().await?;
-                    return Ok(false);
                 }
-                if !self.is_empty && (server_start.is_none() || batch == 0) {
+                let is_known = server_start == Some(self.server_start) && batch > 0;
+                if !self.is_empty && !is_known {
                     return Ok(false);
                 }
                 self.read = self.read.max(end_of(batch));

@@ -27,6 +27,8 @@ use crate::store::{StoreError, changes, events, stats, verify as counting};
 
 const TEXT_FILTER_CHARS: usize = 200;
 const REASON_CHARS: usize = 500;
+/// How often a draft is inserted whose twin, of the same request, is deleted as it is looked for.
+const TRIES: usize = 3;
 
 pub(super) struct Events(pub(super) Arc<Booking>);
 
@@ -177,18 +179,23 @@ impl Events {
             return Err(Invalid(wrong).into());
         }
 
-        let inserted = run_tx(&self.0.pool, "event.create", |connection| {
-            let (record, key) = (record.clone(), key.clone());
-            async move { events::insert(connection, &record, actor, key.as_ref(), None).await }.boxed()
-        })
-        .await?;
-        if inserted {
-            return Ok(record);
+        for _ in 0..TRIES {
+            let inserted = run_tx(&self.0.pool, "event.create", |connection| {
+                let (record, key) = (record.clone(), key.clone());
+                async move { events::insert(connection, &record, actor, key.as_ref(), None).await }.boxed()
+            })
+            .await?;
+            if inserted {
+                return Ok(record);
+            }
+            if let Some(key) = &key
+                && let Some(made) = self.replayed(key).await?
+            {
+                return Ok(made);
+            }
+            // The draft that another copy of the request has made was deleted since.
         }
-        match &key {
-            Some(key) => self.replayed(key).await?.ok_or(CallError::UnexpectedOutcome),
-            None => Err(CallError::UnexpectedOutcome),
-        }
+        Err(CallError::UnexpectedOutcome)
     }
 
     async fn replayed(&self, key: &RequestKey) -> Result<Option<EventRecord>, CallError> {

@@ -140,18 +140,24 @@ impl Worker {
         // One whose lock somebody keeps holds up its own, nobody else's.
         let mut under_way: HashMap<Uuid, UnderWay> = HashMap::new();
         let mut stuck: HashSet<Uuid> = HashSet::new();
+        let mut had_their_turn: HashSet<Uuid> = HashSet::new();
         loop {
-            let due = self.due(&under_way, &stuck).await.unwrap_or_else(|error| {
+            // Those that have just had their turn come after the others: what is longest overdue may all be of one event.
+            let after_others = std::mem::take(&mut had_their_turn);
+            let due = self.due(&under_way, &after_others, &stuck).await.unwrap_or_else(|error| {
                 tracing::debug!(%error, "cannot look for lapsed holds and offers");
                 Due::default()
             });
-            if !due.more {
+            if !due.more && after_others.is_empty() {
                 // Those that are due no more are forgotten.
                 stuck.retain(|event_id| under_way.contains_key(event_id) || due.now.contains_key(event_id));
             }
             for (event_id, (actions, count)) in due.now {
                 under_way.insert(event_id, UnderWay { due: count, taken: actions.len() });
                 running.push(self.end(event_id, actions));
+            }
+            if !after_others.is_empty() {
+                continue;
             }
             let next = sleep(LOOK);
             tokio::pin!(next);
@@ -165,6 +171,7 @@ impl Worker {
                 let mut all_ended = true;
                 while let Some((event_id, is_over)) = ended {
                     under_way.remove(&event_id);
+                    had_their_turn.insert(event_id);
                     if is_over {
                         stuck.remove(&event_id);
                     } else {
@@ -184,15 +191,18 @@ impl Worker {
     async fn due(
         &self,
         under_way: &HashMap<Uuid, UnderWay>,
+        after_others: &HashSet<Uuid>,
         stuck: &HashSet<Uuid>,
     ) -> Result<Due, StoreError> {
-        let except: Vec<Uuid> = under_way.keys().copied().collect();
+        let except: Vec<Uuid> = under_way.keys().chain(after_others).copied().collect();
         let (holds, offers) = tokio::try_join!(
             due::holds(&self.pool, &except, ROUND),
             due::offers(&self.pool, &except, ROUND)
         )?;
         let found = Count { holds: holds.len(), offers: offers.len() };
-        found.and(under_way.values().map(|event| &event.due)).tell();
+        if after_others.is_empty() {
+            found.and(under_way.values().map(|event| &event.due)).tell();
+        }
         let is_full = i64::try_from(holds.len().max(offers.len())).unwrap_or(ROUND) >= ROUND;
         let holds = holds
             .into_iter()

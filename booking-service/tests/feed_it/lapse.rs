@@ -171,6 +171,28 @@ async fn an_event_that_somebody_keeps_locked_holds_up_its_own_lapses_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_with_far_more_lapses_than_a_look_finds_does_not_hide_those_of_others() {
+    let system = System::start().await;
+    let (crowded, other) = (system.event(1_000_000).await, system.event(1).await);
+    let person = system.attendee();
+    let hold = person.hold(&other, 3_600).await.registration_id;
+    sqlx::query(
+        "WITH e AS (UPDATE events SET seats_remaining = seats_remaining - 30000, fence = fence + 1 WHERE id = $1)
+         INSERT INTO registrations (event_id, id, user_id, seats, state, hold_expire_time, create_time, update_time)
+         SELECT $1, gen_random_uuid(), gen_random_uuid(), 1, 'HELD', now() - interval '1 hour', now(), now()
+           FROM generate_series(1, 30000)",
+    )
+    .bind(id(&crowded.event_id))
+    .execute(&system.pool)
+    .await
+    .unwrap();
+    let_lapse(&system, &other, 0.0).await;
+    eventually(async || person.registration(&hold).await.unwrap().state() == RegistrationState::Expired)
+        .await;
+    assert!(system.count(OPEN_HOLDS, &crowded).await > 0, "they came first, all of them");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lapsed_offer_cannot_be_accepted_and_moves_on() {
     let system = System::with_replicas(2).await;
     let event = system.organizer().publish_new(offering_draft(1)).await;

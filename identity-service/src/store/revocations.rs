@@ -73,7 +73,6 @@ pub struct Look {
 
 struct LookRow {
     session: i32,
-    is_standby: bool,
     all_ended_below: i64,
     time: OffsetDateTime,
     id: Option<i64>,
@@ -90,7 +89,7 @@ struct LookRow {
 /// together.
 ///
 /// # Errors
-/// If the database fails, does not answer within `patience`, or is a standby, which may lag behind without end.
+/// If the database fails, or does not answer within `patience`.
 pub async fn look(pool: &PgPool, since: i64, now: OffsetDateTime, patience: Duration) -> Result<Look> {
     let mut connection = pool.acquire().await?;
     let rows = match timeout(patience, query(&mut connection, since, now)).await {
@@ -103,11 +102,6 @@ pub async fn look(pool: &PgPool, since: i64, now: OffsetDateTime, patience: Dura
     };
     let first =
         rows.first().ok_or_else(|| Error::internal("a look at the revocations found not even itself"))?;
-    if first.is_standby {
-        // The next session may be of the server that has taken over.
-        drop(connection.detach());
-        return Err(Error::DatabaseUnavailable("revocations are not read from a standby".into()));
-    }
     let (all_ended_below, time, session) = (first.all_ended_below, first.time, first.session);
     let revocations = rows.into_iter().filter(|row| row.id.is_some()).map(TryInto::try_into);
     Ok(Look { revocations: revocations.collect::<Result<_>>()?, all_ended_below, time, session })
@@ -118,8 +112,7 @@ async fn query(connection: &mut PgConnection, since: i64, now: OffsetDateTime) -
     // two ends for small and uses the index, also before the table has statistics.
     let rows = sqlx::query_as!(
         LookRow,
-        r#"SELECT pg_backend_pid() AS "session!", pg_is_in_recovery() AS "is_standby!",
-                  pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS "all_ended_below!",
+        r#"SELECT pg_backend_pid() AS "session!", pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS "all_ended_below!",
                   statement_timestamp() AS "time!",
                   r.id AS "id?", r.user_id AS "user_id?", r.session_id, r.minimum_session_version,
                   r.revoke_time AS "revoke_time?", r.expire_time AS "expire_time?"

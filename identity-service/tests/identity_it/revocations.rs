@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use identity_service::MIGRATOR;
 use rowlock_proto::identity::v1::revocation_service_client::RevocationServiceClient;
 use rowlock_proto::identity::v1::user_service_client::UserServiceClient;
 use rowlock_proto::identity::v1::watch_revocations_response::Update;
@@ -10,7 +9,6 @@ use rowlock_proto::identity::v1::{
     GetMeRequest, Revocation, UserRevocation, WatchRevocationsRequest, WatchRevocationsResponse, revocation,
 };
 use service_core::auth::Role;
-use service_core::test_support::TestCluster;
 use sqlx::{PgConnection, PgPool};
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
@@ -126,38 +124,6 @@ async fn with_snapshot(server: &TestServer, channel: &Channel, expected: &[revoc
         }
         assert!(began.elapsed() < PATIENCE, "{snapshot:?}");
         sleep(Duration::from_millis(5)).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_standby_vouches_for_no_revocations() {
-    let database = TestCluster::database("identity", &MIGRATOR).await;
-    let pool = database.pool(2);
-    // As far as its sessions can see it is a standby, or is not.
-    sqlx::raw_sql(
-        "CREATE SCHEMA seen; CREATE TABLE seen.standby AS SELECT true AS is_one;
-         CREATE FUNCTION seen.pg_is_in_recovery() RETURNS boolean STABLE LANGUAGE sql AS 'SELECT is_one FROM seen.standby';
-         DO $$ BEGIN
-             EXECUTE format('ALTER DATABASE %I SET search_path = seen, pg_catalog, public', current_database());
-         END $$",
-    )
-    .execute(&pool)
-    .await
-    .unwrap();
-    let server = TestServer::on(database, |_| {}).await;
-    let told = async |what: &str| {
-        let look = async {
-            while !server.get("/readyz", "").await.1.contains(what) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, look).await.expect(what);
-    };
-    told("\"database\":\"ready\"").await;
-    told("revocations have not been read yet").await;
-    for (is_standby, what) in [(false, "\"revocations\":\"ready\""), (true, "revocations cannot be read")] {
-        sqlx::query("UPDATE seen.standby SET is_one = $1").bind(is_standby).execute(&pool).await.unwrap();
-        told(what).await;
     }
 }
 

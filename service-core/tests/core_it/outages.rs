@@ -57,6 +57,38 @@ async fn a_database_that_does_not_know_the_user_is_not_said_to_have_another_sche
 }
 
 #[tokio::test]
+async fn no_session_is_used_whose_server_is_a_standby() {
+    let database = TestCluster::database("core", &FIRST).await;
+    let mut admin = sqlx::PgConnection::connect(&database.url).await.unwrap();
+    // As far as sessions can see it is a standby, or is not.
+    sqlx::raw_sql(
+        "CREATE SCHEMA seen; CREATE TABLE seen.standby AS SELECT true AS is_one;
+         CREATE FUNCTION seen.pg_is_in_recovery() RETURNS boolean STABLE LANGUAGE sql AS 'SELECT is_one FROM seen.standby';
+         DO $$ BEGIN
+             EXECUTE format('ALTER DATABASE %I SET search_path = seen, pg_catalog, public', current_database());
+         END $$",
+    )
+    .execute(&mut admin)
+    .await
+    .unwrap();
+    let mut config = database.config();
+    config.connect_timeout = Duration::from_millis(300);
+    let pool = pool(&config, "rowlock-outage").await;
+    let error = sqlx::query("SELECT 1").execute(&pool).await.unwrap_err();
+    assert!(service_core::database::unavailable(&error), "{error:?}");
+    let (readiness, stop) = (Readiness::new(), CancellationToken::new());
+    let check = readiness.register("database");
+    let (watched, stopper) = (pool.clone(), stop.clone());
+    let watch = tokio::spawn(async move { watch_database(&watched, &FIRST, &check, &stopper).await });
+    eventually(async || readiness.snapshot().to_json().contains("cannot be reached")).await;
+    sqlx::query("UPDATE seen.standby SET is_one = false").execute(&mut admin).await.unwrap();
+    eventually(async || readiness.snapshot().to_json().contains("\"database\":\"ready\"")).await;
+    sqlx::query("SELECT 1").execute(&pool).await.unwrap();
+    stop.cancel();
+    watch.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn who_asks_a_database_that_takes_no_connections_is_told_at_once() {
     // Nobody listens on port 1.
     let mut config = DatabaseConfig::from_url("postgres://nobody@127.0.0.1:1/nothing").unwrap();

@@ -15,14 +15,15 @@ use super::{Outcome, Table, Verdict};
 impl Table<'_> {
     pub(super) fn update_event(&mut self, actor: Actor, before: &Event, patch: &EventPatch) -> Verdict {
         authority::require_runs(actor, before)?;
-        self.check_alive(before)?;
         let mut event = before.clone();
         let mut text = self.text(before)?;
         let changed = apply(patch, &mut event, &mut text);
         if changed.is_empty() {
-            // Whatever the etag: it may be sent again after an answer that was lost.
+            // Whatever the etag, and though the event be over, by this very change perhaps: it may be sent again after an answer
+            // that was lost.
             return Ok(Outcome::Event(Box::new(EventRecord { event, text })));
         }
+        self.check_alive(before)?;
         check_etag(before, patch.etag.as_deref())?;
         let mut violations = Violations::default();
         schedule::check(&event, event.start_time != before.start_time, self.facts.now, &mut violations);

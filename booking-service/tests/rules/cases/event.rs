@@ -192,6 +192,8 @@ fn an_event_that_is_over_or_cancelled_is_not_changed() {
     let mut over = Desk::with_seats(5);
     over.store.now = over.event().end_time;
     assert_eq!(reason(over.does(OWNER, capacity(6))), "STATE_CONFLICT");
+    let as_it_is = over.event().clone();
+    assert_eq!(told(over.does(OWNER, capacity(5))), as_it_is, "what changes nothing may be sent again");
     assert_eq!(reason(over.does(OWNER, call_off("late"))), "STATE_CONFLICT");
 
     let mut cancelled = Desk::with_seats(5);

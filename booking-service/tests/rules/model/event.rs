@@ -53,12 +53,6 @@ impl Model {
 
     pub(super) fn update(&mut self, actor: Actor, old: &Event, patch: &EventPatch) -> Answer {
         Self::may_run(actor, old)?;
-        if old.state == EventState::Cancelled {
-            return refused("EVENT_CANCELLED", old.id);
-        }
-        if old.state == EventState::Published && self.now >= old.end_time {
-            return refused("STATE_CONFLICT", old.id);
-        }
         let old_text = self.text(old.id);
         let text = EventText {
             title: patch.title.clone().unwrap_or(old_text.title.clone()),
@@ -81,6 +75,12 @@ impl Model {
         };
         if new == *old && text == old_text {
             return self.event_answer(old.id);
+        }
+        if old.state == EventState::Cancelled {
+            return refused("EVENT_CANCELLED", old.id);
+        }
+        if old.state == EventState::Published && self.now >= old.end_time {
+            return refused("STATE_CONFLICT", old.id);
         }
         Self::same_etag(old, patch.etag.as_ref())?;
         let closes = new.registration_close_time.unwrap_or(new.start_time);
