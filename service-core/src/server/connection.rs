@@ -11,11 +11,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::stream::{Stream, unfold};
+use rustls::server::Acceptor as Hello;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout, timeout_at};
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
@@ -27,8 +29,11 @@ use super::goaway::{Farewell, Frames};
 
 /// How long to wait when the system gives no more connections, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How many TLS handshakes go on at once: each costs about a signature. Others wait, and who says nothing is not among them.
+/// How many TLS handshakes go on at once: each costs about a signature. Others wait, and who has not said hello is not among
+/// them.
 const MAX_HANDSHAKES: usize = 512;
+/// How long a client may take for the rest of its handshake: a round trip or two, from anywhere.
+const TURN: Duration = Duration::from_secs(3);
 /// The client's preface of HTTP/2 and its settings, without which nothing begins.
 const HTTP2_BEGINS: usize = 24 + 9;
 
@@ -102,16 +107,20 @@ impl Door {
                 Some(tls) => {
                     let (tls, slots) = (tls.get(), Arc::clone(&self.slots));
                     let handshake = async move {
-                        // Until the first byte.
-                        stream.peek(&mut [0]).await?;
+                        // However slowly it comes.
+                        let hello = LazyConfigAcceptor::new(Hello::default(), stream).await?;
                         // It is never closed.
                         let _slot = slots.acquire().await;
-                        tls.accept(stream).await
+                        timeout(TURN, hello.into_stream(tls)).await?
                     };
                     self.handshakes.spawn(async move {
                         match timeout_at(begin_by, handshake).await {
                             Ok(Ok(stream)) => {
                                 Some(Connection::new(Io::Tls(Box::new(stream)), place, times()))
+                            }
+                            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                                refused("timeout");
+                                None
                             }
                             Ok(Err(error)) => {
                                 refused("tls");

@@ -7,7 +7,6 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use tokio::time::sleep;
-use tokio_rustls::TlsAcceptor;
 
 use super::files::{authorities, certificates, private_key, provider, read, warn_if_readable_by_all};
 use super::{ALPN, TlsError};
@@ -99,8 +98,9 @@ impl Acceptor {
         Ok(Self { tls, current, seen: files.digest() })
     }
 
-    pub(crate) fn get(&self) -> TlsAcceptor {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone().into()
+    /// What is to be used for a connection that comes now.
+    pub(crate) fn get(&self) -> Arc<ServerConfig> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes changed files up, for ever. What cannot be used, such as a new certificate whose key is yet to come, leaves what
