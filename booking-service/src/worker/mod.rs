@@ -162,14 +162,14 @@ impl Worker {
             let next = sleep(LOOK);
             tokio::pin!(next);
             loop {
-                let ended = tokio::select! {
+                let first = tokio::select! {
                     () = &mut next => break,
                     Some(ended) = running.next() => ended,
                 };
                 // With all others that have ended by now: a look for each of them would find little room.
-                let mut ended = Some(ended);
+                let others = std::iter::from_fn(|| running.next().now_or_never().flatten());
                 let mut all_ended = true;
-                while let Some((event_id, is_over)) = ended {
+                for (event_id, is_over) in std::iter::once(first).chain(others) {
                     under_way.remove(&event_id);
                     had_their_turn.insert(event_id);
                     if is_over {
@@ -178,7 +178,6 @@ impl Worker {
                         stuck.insert(event_id);
                     }
                     all_ended &= is_over;
-                    ended = running.next().now_or_never().flatten();
                 }
                 if due.more && all_ended {
                     break;

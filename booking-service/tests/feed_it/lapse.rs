@@ -124,6 +124,20 @@ async fn holds_that_lapse_at_the_same_moment_are_all_released_each_once() {
     system.assert_verified(&event).await;
 }
 
+/// Holds of an event that lapsed an hour ago. Its counters do not know of them.
+async fn insert_lapsed(system: &System, event: &pb::Event, count: i32) {
+    sqlx::query(
+        "INSERT INTO registrations (event_id, id, user_id, seats, state, hold_expire_time, create_time, update_time)
+         SELECT $1, gen_random_uuid(), gen_random_uuid(), 1, 'HELD', now() - interval '1 hour', now(), now()
+           FROM generate_series(1, $2)",
+    )
+    .bind(id(&event.event_id))
+    .bind(count)
+    .execute(&system.pool)
+    .await
+    .unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_somebody_keeps_locked_holds_up_its_own_lapses_alone() {
     let system = System::start().await;
@@ -140,15 +154,7 @@ async fn an_event_that_somebody_keeps_locked_holds_up_its_own_lapses_alone() {
         .unwrap();
     let_lapse(&system, &locked, 0.0).await;
     // More than a look finds, and all of them longer overdue than anybody else's.
-    sqlx::query(
-        "INSERT INTO registrations (event_id, id, user_id, seats, state, hold_expire_time, create_time, update_time)
-         SELECT $1, gen_random_uuid(), gen_random_uuid(), 1, 'HELD', now() - interval '1 hour', now(), now()
-           FROM generate_series(1, 2100)",
-    )
-    .bind(id(&locked.event_id))
-    .execute(&system.pool)
-    .await
-    .unwrap();
+    insert_lapsed(&system, &locked, 2_100).await;
     // Until a worker is at it: a runner meets with the lock.
     let waiting = "SELECT count(*) FROM pg_stat_activity
                     WHERE datname = current_database() AND wait_event_type = 'Lock' AND $1::uuid IS NOT NULL";
@@ -177,15 +183,13 @@ async fn an_event_with_far_more_lapses_than_a_look_finds_does_not_hide_those_of_
     let person = system.attendee();
     let hold = person.hold(&other, 3_600).await.registration_id;
     sqlx::query(
-        "WITH e AS (UPDATE events SET seats_remaining = seats_remaining - 30000, fence = fence + 1 WHERE id = $1)
-         INSERT INTO registrations (event_id, id, user_id, seats, state, hold_expire_time, create_time, update_time)
-         SELECT $1, gen_random_uuid(), gen_random_uuid(), 1, 'HELD', now() - interval '1 hour', now(), now()
-           FROM generate_series(1, 30000)",
+        "UPDATE events SET seats_remaining = seats_remaining - 30000, fence = fence + 1 WHERE id = $1",
     )
     .bind(id(&crowded.event_id))
     .execute(&system.pool)
     .await
     .unwrap();
+    insert_lapsed(&system, &crowded, 30_000).await;
     let_lapse(&system, &other, 0.0).await;
     eventually(async || person.registration(&hold).await.unwrap().state() == RegistrationState::Expired)
         .await;

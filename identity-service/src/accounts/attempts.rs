@@ -16,10 +16,6 @@ use crate::store::{self, Credentials, FailureKey};
 /// How long an attempt may take once its password is being judged.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn no_answer() -> Error {
-    Error::DatabaseUnavailable("an attempt was not counted in time".into())
-}
-
 /// What the failures of an attempt are counted for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keys {
@@ -65,8 +61,9 @@ impl Accounts {
             }
         };
         // A database that has gone without a word holds it up no longer than any call.
-        let bounded = async { timeout(PATIENCE, judged).await.unwrap_or_else(|_| Err(no_answer())) };
-        tokio::spawn(bounded.in_current_span()).await.map_err(Error::internal)?
+        let bounded = timeout(PATIENCE, judged).in_current_span();
+        let judged = tokio::spawn(bounded).await.map_err(Error::internal)?;
+        judged.map_err(|_| Error::DatabaseUnavailable("an attempt was not counted in time".into()))?
     }
 
     /// The caller as stored, whose present password this is. `address`: where the call comes from, if that is known.

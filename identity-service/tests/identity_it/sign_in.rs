@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use identity_service::hashing::HashLimits;
 use rowlock_proto::identity::v1::{Role, SignInRequest};
 use service_core::clock::Clock;
 use service_core::validation::timestamp;
@@ -123,15 +124,19 @@ async fn the_role_of_a_sign_in_is_the_stored_one_as_of_now() {
     assert_eq!(session.user.unwrap().role(), Role::Admin);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_sign_ins_than_can_be_hashed_in_time_are_refused_with_a_time_to_retry() {
-    let server = TestServer::with(|config| {
-        config.hashing.limits.threads = 1;
-        config.hashing.limits.waiting = 1;
-        config.hashing.cost.passes = 10;
+/// A server where one password is hashed at a time, in so many passes, and so many wait.
+async fn slowly_hashing(waiting: usize, passes: u32) -> TestServer {
+    TestServer::with(|config| {
+        config.hashing.limits = HashLimits { threads: 1, waiting };
+        config.hashing.cost.passes = passes;
         config.sign_in.address = None;
     })
-    .await;
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_sign_ins_than_can_be_hashed_in_time_are_refused_with_a_time_to_retry() {
+    let server = slowly_hashing(1, 10).await;
     let attempts: Vec<_> = (0..20)
         .map(|n| {
             let mut auth = server.auth();
@@ -157,20 +162,13 @@ async fn more_sign_ins_than_can_be_hashed_in_time_are_refused_with_a_time_to_ret
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn however_many_sign_up_who_is_known_gets_in() {
-    let server = TestServer::with(|config| {
-        config.hashing.limits.threads = 1;
-        config.hashing.limits.waiting = 3;
-        config.hashing.cost.passes = 20;
-        config.sign_in.address = None;
-    })
-    .await;
-    let sign_ups: tokio::task::JoinSet<_> = (0..20)
+    let server = slowly_hashing(3, 20).await;
+    let mut sign_ups: tokio::task::JoinSet<_> = (0..20)
         .map(|n| {
             let mut auth = server.auth();
             async move { auth.sign_up(crate::server::sign_up(&format!("user{n}@example.org"))).await }
         })
         .collect();
-    let mut sign_ups = sign_ups;
     // As many have a place as may, and somebody was refused.
     let first = sign_ups.join_next().await.unwrap().unwrap().unwrap_err();
     assert_eq!(refusal(&first).1, "OVERLOADED");
