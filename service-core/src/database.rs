@@ -79,7 +79,9 @@ pub async fn pool(config: &DatabaseConfig, application_name: &str) -> PgPool {
 /// # Errors
 /// Whatever the database says; [`sqlx::Error::Io`] for a standby.
 pub(crate) async fn refuse_standby(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let is_standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(connection).await?;
+    // Not prepared, as in `has_settings`, so that what is behind a pooler is told by that name.
+    let look = sqlx::raw_sql("SELECT pg_is_in_recovery()");
+    let is_standby: bool = look.fetch_one(connection).await?.try_get(0)?;
     if is_standby { Err(sqlx::Error::Io(std::io::Error::other("the server is a standby"))) } else { Ok(()) }
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use prost_types::FieldMask;
 use rowlock_proto::identity::v1::{
-    ChangePasswordRequest, CreatePasswordResetRequest, GetMeRequest, RefreshTokensRequest,
-    ResetPasswordRequest, UpdateUserRequest, User,
+    ChangePasswordRequest, CreatePasswordResetRequest, RefreshTokensRequest, ResetPasswordRequest,
+    UpdateUserRequest, User,
 };
 use service_core::auth::Role;
 use service_core::clock::Clock;
@@ -14,7 +14,8 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use crate::admin::{voided, with_admin};
-use crate::server::{PASSWORD, PATIENCE, TestServer, invalid, refusal, violated, with_token};
+use crate::revocations::at_last_revoked;
+use crate::server::{PASSWORD, TestServer, invalid, refusal, violated, with_token};
 
 const NEW: &str = "amber ferry 64";
 const NEWER: &str = "amber ferry 65";
@@ -61,14 +62,7 @@ async fn a_forgotten_password_is_replaced_once_and_every_session_ends() {
     let refresh = RefreshTokensRequest { refresh_token: session.refresh_token };
     server.auth().refresh_tokens(refresh).await.unwrap_err();
     assert_eq!(voided(&server, &ada).await, [2]);
-    let is_refused = async {
-        loop {
-            let me = with_token(GetMeRequest {}, &session.access_token);
-            let Err(status) = server.users().get_me(me).await else { continue };
-            return refusal(&status).1;
-        }
-    };
-    assert_eq!(tokio::time::timeout(PATIENCE, is_refused).await.as_deref(), Ok("TOKEN_REVOKED"));
+    at_last_revoked(&server.channel, &session.access_token).await;
     server.sign_in("ada@example.org", PASSWORD).await.unwrap_err();
     server.sign_in("ada@example.org", NEW).await.unwrap();
     assert_eq!(refusal(&reset(&server, &token, NEWER).await.unwrap_err()), invalid_token());
