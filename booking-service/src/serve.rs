@@ -12,13 +12,12 @@ use service_core::server::{GrpcServer, Listeners};
 use service_core::telemetry;
 use service_core::token::{KeySet, KnownRevocations, TokenVerifier, refresh_keys};
 use sqlx::migrate::Migrator;
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ServeConfig;
 use crate::feed::Feed;
-use crate::grpc::{self, Booking};
+use crate::grpc::{self, Booking, Turns};
 use crate::identity::{Keys, RevocationWatch};
 use crate::seating::Seating;
 use crate::simulate::Simulator;
@@ -75,7 +74,8 @@ pub async fn serve(
     let seating = Arc::new(Seating::start(&config.seating, &seats, &sources.ids));
     let feed = Feed::default();
     let booking = Arc::new(Booking {
-        counts: Arc::new(Semaphore::new(grpc::COUNTS)),
+        counts: Turns::to_count(),
+        pages: Turns::to_list(config.database.max_connections),
         seating: Arc::clone(&seating),
         pool: pool.clone(),
         lookups: grpc::Lookups::start(&pool),

@@ -75,11 +75,14 @@ impl Audits {
         let binding =
             PageBinding::new("ListAuditEntries", &[actor.id.as_bytes(), &arguments.encode_to_vec()]);
         let before = binding.decode(&request.page_token)?.as_deref().map(list_request::place).transpose()?;
-        let read = |before, limit| changes::audit(&self.0.pool, &filter, before, limit);
-        let (key, cursor) = (|row: &Placed| row.place, list_request::place_cursor);
-        let entry = |row: Placed| convert::change(&row.change);
-        let (entries, next_page_token) =
-            list_request::page(before, size, &binding, read, key, cursor, entry).await?;
+        let pool = self.0.pool.clone();
+        let page = async move {
+            let read = |before, limit| changes::audit(&pool, &filter, before, limit);
+            let (key, cursor) = (|row: &Placed| row.place, list_request::place_cursor);
+            let entry = |row: Placed| convert::change(&row.change);
+            list_request::page(before, size, &binding, read, key, cursor, entry).await
+        };
+        let (entries, next_page_token) = self.0.pages.read(page).await?;
         Ok(pb::ListAuditEntriesResponse { entries, next_page_token })
     }
 }

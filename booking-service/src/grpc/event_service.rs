@@ -106,7 +106,7 @@ impl EventService for Events {
         let record = self.0.visible_event(actor, id).await?;
         authority::require_runs(actor, &record.event).map_err(CallError::from)?;
         let pool = self.0.pool.clone();
-        let stats = self.0.count(async move { stats::read(&pool, id).await }).await?;
+        let stats = self.0.counts.read(async move { stats::read(&pool, id).await }).await?;
         let stats = stats.ok_or(Refusal::EventNotFound { event_id: id }).map_err(CallError::from)?;
         Ok(Response::new(convert::stats(&stats)))
     }
@@ -257,11 +257,14 @@ impl Events {
         let arguments = pb::ListEventsRequest { page_size: 0, page_token: String::new(), ..request.clone() };
         let binding = PageBinding::new("ListEvents", &[actor.id.as_bytes(), &arguments.encode_to_vec()]);
         let after = list_request::after_time_and_id(binding.decode(&request.page_token)?)?;
-        let read = |after, limit| events::list(&self.0.pool, &filter, after, limit);
-        let key = |record: &EventRecord| (record.event.start_time, record.event.id);
-        let cursor = list_request::time_and_id;
-        let (events, next_page_token) =
-            list_request::page(after, size, &binding, read, key, cursor, convert::event).await?;
+        let pool = self.0.pool.clone();
+        let page = async move {
+            let read = |after, limit| events::list(&pool, &filter, after, limit);
+            let key = |record: &EventRecord| (record.event.start_time, record.event.id);
+            let cursor = list_request::time_and_id;
+            list_request::page(after, size, &binding, read, key, cursor, convert::event).await
+        };
+        let (events, next_page_token) = self.0.pages.read(page).await?;
         Ok(pb::ListEventsResponse { events, next_page_token })
     }
 
@@ -269,7 +272,7 @@ impl Events {
         let record = self.0.visible_event(actor, id).await?;
         authority::require_runs(actor, &record.event)?;
         let pool = self.0.pool.clone();
-        let counted = self.0.count(async move { counting::count(&pool, id).await }).await?;
+        let counted = self.0.counts.read(async move { counting::count(&pool, id).await }).await?;
         let (record, counted, now) = counted.ok_or(Refusal::EventNotFound { event_id: id })?;
         let findings = verify(&record.event, &counted, record.event.serves_queue(now));
         if !findings.is_empty() {

@@ -10,6 +10,7 @@ mod event_service;
 mod list_request;
 mod registration_service;
 mod simulation_service;
+mod turns;
 mod waitlist_service;
 mod watch;
 
@@ -23,7 +24,6 @@ use service_core::ids::IdSource;
 use service_core::stream_end::StreamEnd;
 use service_core::token::KnownRevocations;
 use sqlx::PgPool;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -35,11 +35,11 @@ use crate::domain::event::EventRecord;
 use crate::feed::Feed;
 use crate::seating::Seating;
 use crate::simulate::Simulator;
-use crate::store::StoreError;
 use crate::store::lookup::Lookup;
 use crate::store::{events, registrations, waitlist};
 
 pub use error::{CallError, DOMAIN};
+pub use turns::Turns;
 
 /// What the handlers work with.
 pub struct Booking {
@@ -55,8 +55,10 @@ pub struct Booking {
     pub simulator: Simulator,
     /// The change log as it grows.
     pub feed: Feed,
-    /// Who may count the rows of an event: see [`COUNTS`].
-    pub counts: Arc<Semaphore>,
+    /// Whose turn it is to count the rows of an event.
+    pub counts: Turns,
+    /// Whose turn it is to read a page of a list.
+    pub pages: Turns,
     /// Tells when tokens end.
     pub clock: Arc<dyn Clock>,
     /// Which tokens are good no longer.
@@ -64,10 +66,6 @@ pub struct Booking {
     /// Cancelled when this replica begins to go away.
     pub draining: CancellationToken,
 }
-
-/// How many events may be counted at once: that reads all rows of an event, over a session of the pool, which look-ups, watches
-/// and the sweeper share. Others wait, for their deadline at most.
-pub const COUNTS: usize = 2;
 
 /// What nearly every call has to look up first.
 pub struct Lookups {
@@ -95,21 +93,6 @@ impl Lookups {
 }
 
 impl Booking {
-    /// Counts an event's rows when it is this call's turn, in a task of its own: whoever gives the call up has not ended what the
-    /// database does for it.
-    async fn count<T: Send + 'static>(
-        &self,
-        count: impl Future<Output = Result<T, StoreError>> + Send + 'static,
-    ) -> Result<T, CallError> {
-        // It is never closed.
-        let place = Arc::clone(&self.counts).acquire_owned().await;
-        let counting = async move {
-            let _place = place;
-            count.await
-        };
-        Ok(tokio::spawn(counting).await.map_err(|_| CallError::UnexpectedOutcome)??)
-    }
-
     /// When a stream that this request opens has to end.
     fn stream_end<T>(&self, request: &tonic::Request<T>) -> Result<StreamEnd, CallError> {
         let (revocations, draining) = (Arc::clone(&self.revocations), self.draining.clone());

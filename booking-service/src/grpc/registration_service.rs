@@ -151,18 +151,20 @@ impl Registrations {
             PageBinding::new("ListRegistrations", &[actor.id.as_bytes(), &arguments.encode_to_vec()]);
         let after = list_request::after_id(binding.decode(&request.page_token)?)?;
         let whose = self.0.whose(actor, event_id, user_id).await?;
-        let (pool, states) = (&self.0.pool, &states);
-        let read = async |after, limit| match whose {
-            Whose::AllAt(event_id) => {
-                registrations::list_of_event(pool, event_id, states, after, limit).await
-            }
-            Whose::Of { user_id, at } => {
-                registrations::list_of_user(pool, user_id, at, states, after, limit).await
-            }
+        let pool = self.0.pool.clone();
+        let page = async move {
+            let read = async |after, limit| match whose {
+                Whose::AllAt(event_id) => {
+                    registrations::list_of_event(&pool, event_id, &states, after, limit).await
+                }
+                Whose::Of { user_id, at } => {
+                    registrations::list_of_user(&pool, user_id, at, &states, after, limit).await
+                }
+            };
+            let (key, cursor) = (|row: &Registration| row.id, list_request::id_cursor);
+            list_request::page(after, size, &binding, read, key, cursor, convert::registration).await
         };
-        let (key, cursor) = (|row: &Registration| row.id, list_request::id_cursor);
-        let (registrations, next_page_token) =
-            list_request::page(after, size, &binding, read, key, cursor, convert::registration).await?;
+        let (registrations, next_page_token) = self.0.pages.read(page).await?;
         Ok(pb::ListRegistrationsResponse { registrations, next_page_token })
     }
 }

@@ -152,20 +152,27 @@ impl Waitlists {
         let binding =
             PageBinding::new("ListWaitlistEntries", &[actor.id.as_bytes(), &arguments.encode_to_vec()]);
         let cursor = binding.decode(&request.page_token)?;
-        let pool = &self.0.pool;
+        let pool = self.0.pool.clone();
         let entry = |row| convert::entry(row, 0);
         let (entries, next_page_token) = match self.0.whose(actor, event_id, user_id).await? {
             Whose::AllAt(event_id) => {
                 let after = list_request::after_position(cursor)?;
-                let read = |after, limit| waitlist::list_of_event(pool, event_id, &states, after, limit);
-                let (key, cursor) = (|row: &Entry| row.position, list_request::position_cursor);
-                list_request::page(after, size, &binding, read, key, cursor, entry).await?
+                let page = async move {
+                    let read = |after, limit| waitlist::list_of_event(&pool, event_id, &states, after, limit);
+                    let (key, cursor) = (|row: &Entry| row.position, list_request::position_cursor);
+                    list_request::page(after, size, &binding, read, key, cursor, entry).await
+                };
+                self.0.pages.read(page).await?
             }
             Whose::Of { user_id, at } => {
                 let after = list_request::after_id(cursor)?;
-                let read = |after, limit| waitlist::list_of_user(pool, user_id, at, &states, after, limit);
-                let (key, cursor) = (|row: &Entry| row.id, list_request::id_cursor);
-                list_request::page(after, size, &binding, read, key, cursor, entry).await?
+                let page = async move {
+                    let read =
+                        |after, limit| waitlist::list_of_user(&pool, user_id, at, &states, after, limit);
+                    let (key, cursor) = (|row: &Entry| row.id, list_request::id_cursor);
+                    list_request::page(after, size, &binding, read, key, cursor, entry).await
+                };
+                self.0.pages.read(page).await?
             }
         };
         Ok(pb::ListWaitlistEntriesResponse { entries, next_page_token })

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use booking_service::feed::Feed;
-use booking_service::grpc::{Booking, Lookups, routes};
+use booking_service::grpc::{Booking, Lookups, Turns, routes};
 use booking_service::seating::{Seating, SeatingConfig};
 use booking_service::simulate::Simulator;
 use service_core::auth::{Principal, Role};
@@ -38,7 +38,8 @@ async fn handlers() -> Routes {
         PgPoolOptions::new().acquire_timeout(Duration::from_millis(1)).connect_lazy_with(nowhere.clone());
     let seating = SeatingConfig { retry_window: Duration::ZERO, ..SeatingConfig::default() };
     let booking = Booking {
-        counts: Arc::new(tokio::sync::Semaphore::new(1)),
+        counts: Turns::to_count(),
+        pages: Turns::to_list(8),
         seating: Arc::new(Seating::start(&seating, &nowhere, &ids)),
         lookups: Lookups::start(&pool),
         pool,
