@@ -62,9 +62,7 @@ impl Audits {
                 authority::require_runs(actor, &record.event)?;
             }
             None if actor.role != ActorRole::Admin => {
-                return Err(
-                    Refusal::RoleRequired { needed: "an admin, or an organizer with event_id," }.into()
-                );
+                return Err(Refusal::RoleRequired { needed: "an organizer with event_id or an admin" }.into());
             }
             // Admins see the trail of deleted drafts too.
             Some(_) | None => {}

@@ -51,7 +51,7 @@ impl User {
     /// Names the present state of the user; another one after every change that a client sees.
     #[must_use]
     pub fn etag(&self) -> String {
-        self.revision.to_string()
+        format!("\"{}\"", self.revision)
     }
 }
 
