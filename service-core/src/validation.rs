@@ -92,6 +92,18 @@ impl Violations {
         parsed
     }
 
+    /// Reads 1 to `most` required UUIDs, as [`Self::uuid`] does. If there are more, none is read.
+    pub fn uuids(&mut self, field: &str, values: &[String], most: usize) -> Vec<Uuid> {
+        if values.is_empty() {
+            self.add(field, "is required");
+        } else if values.len() > most {
+            self.add(field, format!("must be at most {most}"));
+            return Vec::new();
+        }
+        let read = |(index, value): (usize, &String)| self.uuid(&format!("{field}[{index}]"), value);
+        values.iter().enumerate().map(read).collect()
+    }
+
     /// Reads a text of `min_chars` to `max_chars` characters, as given and not trimmed. Control characters other than
     /// those that end lines (LF, CR LF) and tab are refused. If `min_chars` is more than 0, a text of white space alone counts as missing.
     pub fn text(&mut self, field: &str, value: &str, min_chars: usize, max_chars: usize) -> String {

@@ -10,6 +10,7 @@ const ADMINS: Access = Access::AnyOf(&[Role::Admin]);
 pub const ACCESS: AccessTable = &[
     ("/rowlock.booking.v1.EventService/CreateEvent", ORGANIZERS),
     ("/rowlock.booking.v1.EventService/GetEvent", Access::SignedIn),
+    ("/rowlock.booking.v1.EventService/BatchGetEvents", Access::SignedIn),
     ("/rowlock.booking.v1.EventService/ListEvents", Access::SignedIn),
     ("/rowlock.booking.v1.EventService/UpdateEvent", ORGANIZERS),
     ("/rowlock.booking.v1.EventService/PublishEvent", ORGANIZERS),

@@ -25,6 +25,8 @@ use crate::domain::{authority, schedule};
 use crate::store::events::EventFilter;
 use crate::store::{StoreError, changes, events, stats, verify as counting};
 
+/// The most events that one BatchGetEvents asks for: so many of the longest are less than clients of gRPC take, 4 MiB.
+const MAX_EVENT_IDS: usize = 50;
 const TEXT_FILTER_CHARS: usize = 200;
 const REASON_CHARS: usize = 500;
 /// How often a draft is inserted whose twin, of the same request, is deleted as it is looked for.
@@ -47,6 +49,18 @@ impl EventService for Events {
         let event_id = event_id(&request.get_ref().event_id)?;
         let record = self.0.visible_event(actor, event_id).await?;
         Ok(Response::new(pb::GetEventResponse { event: Some(convert::event(record)) }))
+    }
+
+    async fn batch_get_events(
+        &self,
+        request: Request<pb::BatchGetEventsRequest>,
+    ) -> Reply<pb::BatchGetEventsResponse> {
+        let actor = actor(&request)?;
+        let mut violations = Violations::default();
+        let ids = violations.uuids("event_ids", &request.get_ref().event_ids, MAX_EVENT_IDS);
+        violations.finish().map_err(CallError::from)?;
+        let events = self.visible_events(actor, &ids).await?;
+        Ok(Response::new(pb::BatchGetEventsResponse { events }))
     }
 
     async fn list_events(&self, request: Request<pb::ListEventsRequest>) -> Reply<pb::ListEventsResponse> {
@@ -145,6 +159,15 @@ impl Booking {
 }
 
 impl Events {
+    /// Those of these events that the actor may know of, in the order of the ids, each once.
+    async fn visible_events(&self, actor: Actor, ids: &[Uuid]) -> Result<Vec<pb::Event>, CallError> {
+        let mut connection = self.0.pool.acquire().await.map_err(StoreError::from)?;
+        let mut found = events::find(&mut connection, ids.to_vec()).await?;
+        let in_order = ids.iter().filter_map(|id| found.remove(id));
+        let visible = in_order.filter(|record| authority::sees_event(actor, &record.event));
+        Ok(visible.map(convert::event).collect())
+    }
+
     /// Stores a draft, or finds the one that the same request made before.
     async fn create(&self, actor: Actor, request: pb::CreateEventRequest) -> Result<EventRecord, CallError> {
         let mut violations = Violations::default();

@@ -30,9 +30,10 @@ const NO_ENTRY: &str = "WAITLIST_ENTRY_NOT_FOUND";
 type Answers = [&'static str; 6];
 
 /// For the requests of [`Scene::requests`]. Said here a second time, apart from the rules in the service.
-const CASES: [(&str, Answers); 25] = [
+const CASES: [(&str, Answers); 26] = [
     ("EventService/CreateEvent", [ROLE, ROLE, YES, YES, YES, ROLE]),
     ("EventService/GetEvent", [YES; 6]),
+    ("EventService/BatchGetEvents", [YES; 6]),
     ("EventService/ListEvents", [YES; 6]),
     ("EventService/UpdateEvent", [ROLE, ROLE, ROLE, YES, YES, ROLE]),
     ("EventService/PublishEvent", [ROLE, ROLE, ROLE, YES, YES, ROLE]),

@@ -9,7 +9,7 @@ use tonic::Status;
 
 use crate::acts::{ask, draft, party_draft};
 use crate::caller::Caller;
-use crate::refusal::refused;
+use crate::refusal::{refused, violated};
 use crate::system::{System, eventually, now};
 
 async fn titles(caller: &Caller, request: pb::ListEventsRequest) -> Vec<String> {
@@ -401,6 +401,39 @@ async fn entries_are_listed_for_their_user_and_for_who_runs_the_event() {
             listed.iter().map(|entry| entry.user_id.clone()).collect::<Vec<_>>(),
             [bob.id.to_string()]
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_events_come_in_the_order_of_their_ids_as_far_as_the_caller_may_see_them() {
+    let system = System::start().await;
+    let organizer = system.organizer();
+    let draft = organizer.create(draft(3)).await.unwrap();
+    let (first, second) = (system.event(1).await, system.event(2).await);
+    let id = |event: &pb::Event| event.event_id.clone();
+    let get = async |caller: &Caller, event_ids: Vec<String>| {
+        let request = pb::BatchGetEventsRequest { event_ids };
+        caller.events().batch_get_events(request).await.map(|answer| answer.into_inner().events)
+    };
+    let ids = vec![id(&second), system.new_id().to_string(), id(&draft), id(&first), id(&second)];
+    let public = [second.clone(), first.clone()];
+    assert_eq!(get(&system.attendee(), ids.clone()).await.unwrap(), public);
+    assert_eq!(get(&system.service(), ids.clone()).await.unwrap(), public);
+    for sees_drafts in [organizer, system.admin()] {
+        assert_eq!(
+            get(&sees_drafts, ids.clone()).await.unwrap(),
+            [second.clone(), draft.clone(), first.clone()]
+        );
+    }
+    let attendee = system.attendee();
+    assert_eq!(get(&attendee, vec![id(&first); 50]).await.unwrap(), [first.clone()]);
+    for (wrong, field) in [
+        (vec![], "event_ids"),
+        (vec![id(&first); 51], "event_ids"),
+        (vec![id(&first), String::new()], "event_ids[1]"),
+    ] {
+        let status = get(&attendee, wrong).await.unwrap_err();
+        assert_eq!(violated(&status), [field]);
     }
 }
 

@@ -85,6 +85,10 @@ impl Scene {
                 pb::CreateEventRequest { event: Some(draft(5)), ..Default::default() }.encode_to_vec(),
             ),
             ("EventService/GetEvent", pb::GetEventRequest { event_id: event_id() }.encode_to_vec()),
+            (
+                "EventService/BatchGetEvents",
+                pb::BatchGetEventsRequest { event_ids: vec![event_id()] }.encode_to_vec(),
+            ),
             ("EventService/ListEvents", pb::ListEventsRequest::default().encode_to_vec()),
             ("EventService/UpdateEvent", update(titled, &["title"]).encode_to_vec()),
             (

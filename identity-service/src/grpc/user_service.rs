@@ -17,7 +17,6 @@ use service_core::auth::principal;
 use service_core::page::PageBinding;
 use service_core::validation::{Violations, timestamp};
 use tonic::{Request, Response, Status};
-use uuid::Uuid;
 
 use super::error::no_principal;
 use super::page::Page;
@@ -134,7 +133,9 @@ impl UserService for UserRpcs {
         &self,
         request: Request<BatchGetUsersRequest>,
     ) -> Result<Response<BatchGetUsersResponse>, Status> {
-        let ids = user_ids(&request.get_ref().user_ids)?;
+        let mut violations = Violations::default();
+        let ids = violations.uuids("user_ids", &request.get_ref().user_ids, MAX_USER_IDS);
+        violations.finish().map_err(Error::from)?;
         let users = self.accounts.users(&ids).await?;
         Ok(Response::new(BatchGetUsersResponse { users: users.iter().map(convert::user).collect() }))
     }
@@ -193,24 +194,6 @@ fn required_user(violations: &mut Violations, user: Option<&proto::User>) -> pro
         violations.add("user", "is required");
     }
     user.cloned().unwrap_or_default()
-}
-
-fn user_ids(values: &[String]) -> Result<Vec<Uuid>, Error> {
-    let mut violations = Violations::default();
-    if values.is_empty() {
-        violations.add("user_ids", "is required");
-    } else if values.len() > MAX_USER_IDS {
-        violations.add("user_ids", format!("must be at most {MAX_USER_IDS}"));
-        violations.finish()?;
-        return Ok(Vec::new());
-    }
-    let ids = values
-        .iter()
-        .enumerate()
-        .map(|(index, value)| violations.uuid(&format!("user_ids[{index}]"), value))
-        .collect();
-    violations.finish()?;
-    Ok(ids)
 }
 
 fn user_filter(request: &ListUsersRequest) -> Result<(UserFilter, Option<Email>), Error> {
