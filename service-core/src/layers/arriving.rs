@@ -1,14 +1,15 @@
-//! Bounds the memory of messages that have not arrived whole.
+//! Bounds what messages cost that have not arrived whole: their memory, and the calls that wait for them.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use http_body::SizeHint;
 use tonic::Status;
 use tonic::body::Body;
 
+use super::awaited::{Awaited, Wait};
 use super::load_shed::shed;
 use super::{Methods, Middleware, Next, PolledFrame, Request, Response, poll_body};
 
@@ -17,14 +18,16 @@ use super::{Methods, Middleware, Next, PolledFrame, Request, Response, poll_body
 const FREE: usize = (16 << 10) + 5;
 
 /// Refuses the rest of a message when all that are arriving take more than they may. A place for a call says nothing of its
-/// size: as many calls as may be in flight could each bring almost the largest message, and never its end.
+/// size: as many calls as may be in flight could each bring almost the largest message, and never its end. And ends those who
+/// have waited longest for their message when too many do.
 ///
-/// Health and reflection pass: their messages are bounded one by one, see [`crate::server`], and a stream of them that lasts
-/// would be counted until its end.
+/// Streams of health and reflection pass: their messages are bounded one by one, see [`crate::server`], and one that lasts would
+/// be counted until its end.
 #[derive(Clone)]
 pub(crate) struct ArrivingLayer {
     methods: Methods,
     budget: Arc<Budget>,
+    awaited: Arc<Awaited>,
 }
 
 /// What all messages share that are arriving.
@@ -36,18 +39,22 @@ struct Budget {
 }
 
 impl ArrivingLayer {
-    pub(crate) fn new(domain: &'static str, methods: Methods, most: usize) -> Self {
-        Self { methods, budget: Arc::new(Budget { domain, most, bytes: AtomicUsize::new(0) }) }
+    /// At most so many bytes, and so many calls.
+    pub(crate) fn new(domain: &'static str, methods: Methods, bytes: usize, calls: usize) -> Self {
+        let budget = Budget { domain, most: bytes, bytes: AtomicUsize::new(0) };
+        Self { methods, budget: Arc::new(budget), awaited: Awaited::at_most(calls) }
     }
 }
 
 impl Middleware for ArrivingLayer {
     async fn handle(&self, request: Request, next: &impl Next) -> Response {
-        if self.methods.find(request.uri().path()).is_some_and(|method| method.infrastructure) {
+        let method = self.methods.find(request.uri().path());
+        if method.is_some_and(|method| method.infrastructure && method.streams) {
             return next.run(request).await;
         }
-        let budget = self.budget.clone();
-        next.run(request.map(|inner| Body::new(Arriving { inner, budget, free: FREE, counted: 0 }))).await
+        let (budget, awaited) = (self.budget.clone(), self.awaited.clone());
+        let arriving = |inner| Arriving { inner, budget, free: FREE, counted: 0, awaited, wait: None };
+        next.run(request.map(|inner| Body::new(arriving(inner)))).await
     }
 }
 
@@ -58,6 +65,9 @@ struct Arriving {
     /// How much may still come uncounted.
     free: usize,
     counted: usize,
+    awaited: Arc<Awaited>,
+    /// From when it has not been there at once.
+    wait: Option<Wait>,
 }
 
 impl Arriving {
@@ -92,7 +102,15 @@ impl http_body::Body for Arriving {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
-        let frame = ready!(poll_body(&mut self.inner, cx));
+        let Poll::Ready(frame) = poll_body(&mut self.inner, cx) else {
+            let this = &mut *self;
+            let wait = this.wait.get_or_insert_with(|| this.awaited.enter());
+            return wait.poll_gives_way(cx).map(|()| {
+                let refused =
+                    shed(this.budget.domain, "arriving_calls", "too many calls wait for their message");
+                Some(Err(refused.into()))
+            });
+        };
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
             && let Err(refused) = self.count(data.len())

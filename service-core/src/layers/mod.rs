@@ -3,6 +3,7 @@
 
 mod arriving;
 pub(crate) mod auth;
+mod awaited;
 mod caller_streams;
 pub(crate) mod catch_panic;
 mod deadline;

@@ -35,6 +35,9 @@ use crate::telemetry::MetricsHandle;
 use crate::tls::Acceptor;
 use crate::token::TokenVerifier;
 
+/// Of the calls in flight, the part that may wait for their message: one in so many.
+const AWAITED_SHARE: usize = 8;
+
 /// What every server serves beside its own.
 const INFRASTRUCTURE_SERVICES: [&str; 3] = [
     "grpc.health.v1.Health",
@@ -120,7 +123,14 @@ impl GrpcServer {
         metrics::counter!("grpc_panics_total").increment(0);
         metrics::counter!("grpc_rate_limited_total").increment(0);
         connection::begin_to_count();
-        for limit in ["calls", "arriving_bytes", "streams", "infrastructure_streams", "caller_streams"] {
+        for limit in [
+            "calls",
+            "arriving_bytes",
+            "arriving_calls",
+            "streams",
+            "infrastructure_streams",
+            "caller_streams",
+        ] {
             metrics::counter!("grpc_calls_shed_total", "limit" => limit).increment(0);
         }
         health::report_alive(&reporter).await;
@@ -224,7 +234,12 @@ impl GrpcServer {
                 self.config.max_streams,
             )))
             // Beside the places for calls: what each of them may bring.
-            .layer(Through(ArrivingLayer::new(domain, methods.clone(), self.config.max_arriving_bytes)))
+            .layer(Through(ArrivingLayer::new(
+                domain,
+                methods.clone(),
+                self.config.max_arriving_bytes,
+                (self.config.max_calls_in_flight / AWAITED_SHARE).max(1),
+            )))
             // Above the verification: the caller's time runs from the arrival.
             .layer(Through(DeadlineLayer {
                 domain,

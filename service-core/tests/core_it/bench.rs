@@ -102,17 +102,18 @@ pub(crate) async fn unary<M: prost::Message + Default + 'static>(
     grpc.unary(request, path, ProstCodec::<M, String>::default()).await
 }
 
-/// Calls and never sends the message.
-pub(crate) async fn silent(
+/// Calls with messages that come when they come.
+pub(crate) async fn saying(
     channel: Channel,
-    method: &str,
+    path: &'static str,
     timeout: Duration,
+    messages: impl futures_util::Stream<Item = String> + Send + 'static,
 ) -> Result<Response<String>, Status> {
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
-    let path = PathAndQuery::try_from(format!("/test.Probe/{method}")).unwrap();
-    let mut request = Request::new(futures_util::stream::pending::<String>());
+    let mut request = Request::new(messages);
     request.set_timeout(timeout);
+    let path = PathAndQuery::from_static(path);
     grpc.client_streaming(request, path, ProstCodec::<String, String>::default()).await
 }
 

@@ -3,7 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::stream;
 use service_core::auth::Role;
+use tokio::time::sleep;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Response, Status};
 use tonic_health::pb::HealthCheckRequest;
@@ -12,7 +14,7 @@ use tonic_types::StatusExt;
 use uuid::Uuid;
 
 use crate::bench::{
-    Bench, counted, eventually, log, refusal, silent, streaming, streaming_with, telemetry, unary, unended,
+    Bench, counted, eventually, log, refusal, saying, streaming, streaming_with, telemetry, unary, unended,
 };
 
 const USER: Uuid = Uuid::from_u128(42);
@@ -179,6 +181,36 @@ async fn messages_that_never_end_take_no_more_memory_than_they_may_and_small_one
     let status = HealthClient::new(bench.channel()).check(request).await.unwrap_err();
     let info = status.get_details_error_info().unwrap();
     assert_eq!((status.code(), info.metadata["max_bytes"].as_str()), (Code::OutOfRange, "4096"));
+}
+
+#[tokio::test]
+async fn calls_whose_message_does_not_come_drive_out_their_own_and_nobody_elses() {
+    let bench = Bench::with(|config| config.max_calls_in_flight = 80).await;
+    let before = shed("arriving_calls");
+    let patience = Duration::from_secs(60);
+    for path in ["/test.Probe/Echo", "/grpc.health.v1.Health/Check"] {
+        let silent = || tokio::spawn(saying(bench.channel(), path, patience, stream::pending()));
+        let silent: Vec<_> = (0..60).map(|_| silent()).collect();
+        // An eighth of all may wait. Who gives way is told so long before any deadline.
+        eventually(async || silent.iter().filter(|call| !call.is_finished()).count() == 10).await;
+        let late = stream::once(async {
+            sleep(Duration::from_millis(50)).await;
+            "late".to_owned()
+        });
+        let answer = saying(bench.channel(), "/test.Probe/Echo", patience, late).await.unwrap();
+        assert_eq!(answer.into_inner(), "late", "a message has time to come");
+        for call in silent {
+            if call.is_finished() {
+                let (code, reason, message) = refusal(call.await.unwrap());
+                assert_eq!((code, reason.as_str()), (Code::ResourceExhausted, "OVERLOADED"));
+                assert_eq!(message, "too many calls wait for their message");
+            } else {
+                call.abort();
+            }
+        }
+        bench.call("Echo", text("x")).await.expect("whole messages get through");
+    }
+    assert!(shed("arriving_calls") >= before + 2 * 50);
 }
 
 #[tokio::test]
@@ -404,7 +436,8 @@ async fn a_call_whose_message_does_not_come_ends_by_the_servers_deadline_however
     request.set_timeout(an_hour);
     let complete = tokio::spawn(unary(bench.channel(), "/test.Probe/Wait", request));
     bench.probe.until_waiting(1).await;
-    let (code, reason, message) = refusal(silent(bench.channel(), "Echo", an_hour).await);
+    let (code, reason, message) =
+        refusal(saying(bench.channel(), "/test.Probe/Echo", an_hour, stream::pending()).await);
     assert_eq!((code, reason.as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
     assert!(message.contains("did not arrive"), "{message}");
     bench.probe.gate.add_permits(1);
