@@ -129,6 +129,9 @@ impl TokenArgs {
         let idle = period(name, self.refresh_token_lifetime, 60, 365 * 86_400, errors);
         let name = "--session-lifetime (ROWLOCK_SESSION_LIFETIME)";
         let absolute = period(name, self.session_lifetime, 60, 3_650 * 86_400, errors);
+        if idle.min(absolute) < access_lifetime {
+            errors.add(name, "and --refresh-token-lifetime must not be shorter than --access-token-lifetime");
+        }
         let name = "--password-reset-lifetime (ROWLOCK_PASSWORD_RESET_LIFETIME)";
         let reset_lifetime = period(name, self.password_reset_lifetime, 60, 7 * 86_400, errors);
         let tokens = TokenConfig {

@@ -7,6 +7,7 @@ use anyhow::Context;
 use service_core::database;
 use service_core::database_check::watch_database;
 use service_core::lifecycle::Readiness;
+use service_core::pace::Pace;
 use service_core::server::{GrpcServer, Listeners};
 use service_core::telemetry;
 use service_core::token::{KeySet, TokenVerifier, VerifierConfig};
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::MIGRATOR;
 use crate::accounts::Accounts;
 use crate::config::ServeConfig;
+use crate::domain::{TOKENS_AT_ONCE, TOKENS_PER_SECOND};
 use crate::grpc::{self, Revocations};
 use crate::hashing::PasswordHasher;
 use crate::http;
@@ -85,6 +87,7 @@ pub async fn serve(
         ),
         sessions: config.tokens.sessions,
         reset_lifetime: config.tokens.reset_lifetime,
+        pace: Pace::new(TOKENS_AT_ONCE, TOKENS_PER_SECOND),
         limits: config.sign_in,
         sources: sources.clone(),
     });

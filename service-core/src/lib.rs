@@ -29,6 +29,7 @@ pub mod ids;
 pub mod layers;
 pub mod lifecycle;
 pub mod migrate;
+pub mod pace;
 pub mod page;
 pub mod secret;
 pub mod server;

@@ -17,11 +17,12 @@ mod users;
 
 use std::time::Duration;
 
+use service_core::pace::Pace;
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::domain::{Act, Backoff, Error, SessionLifetimes};
+use crate::domain::{Act, Backoff, Error, Result, SessionLifetimes};
 use crate::hashing::{HashError, PasswordHasher};
 use crate::signing::AccessTokens;
 use crate::sources::{NoEntropy, Sources};
@@ -59,6 +60,8 @@ pub struct Accounts {
     pub reset_lifetime: Duration,
     /// How failed sign-ins slow the next ones down.
     pub limits: SignInLimits,
+    /// How often each user is given tokens.
+    pub pace: Pace<Uuid>,
     /// Time, ids and randomness.
     pub sources: Sources,
 }
@@ -68,6 +71,11 @@ impl Accounts {
     fn now(&self) -> OffsetDateTime {
         let now = self.sources.clock.now();
         now.replace_nanosecond(now.microsecond() * 1_000).unwrap_or(now)
+    }
+
+    /// Counts that this user is given tokens.
+    fn may_have_tokens(&self, user_id: Uuid) -> Result<()> {
+        self.pace.take(&user_id).map_err(|retry_after| Error::RateLimited { retry_after })
     }
 
     /// Something that is done now; `actor_id` as in [`Act`].

@@ -27,12 +27,19 @@ impl Accounts {
     /// session.
     ///
     /// # Errors
-    /// [`Error::RefreshTokenInvalid`].
+    /// [`Error::RefreshTokenInvalid`]; [`Error::RateLimited`], and the token is still good.
     pub async fn refresh_tokens(&self, presented: &RefreshToken) -> Result<SessionTokens> {
+        let presented = presented.digest();
+        // A session that has ended never goes on, and its tokens lock nobody.
+        let owner = store::owner(&self.pool, presented).await?.filter(|owner| !owner.ended);
+        let owner = owner.ok_or(Error::RefreshTokenInvalid)?;
+        // Whoever refreshes without a pause does not keep it unseen that a token came a second time.
+        if !owner.used {
+            self.may_have_tokens(owner.user_id)?;
+        }
         let act = self.act(None);
         let refresh = RefreshToken::generate(self.sources.entropy.as_ref())?;
-        let rotation =
-            Rotation { presented: presented.digest(), next: refresh.digest(), lifetimes: self.sessions, act };
+        let rotation = Rotation { presented, owner, next: refresh.digest(), lifetimes: self.sessions, act };
         match store::rotate_refresh_token(&self.pool, rotation).await? {
             Rotated::Next { user, session_id, expire_time } => {
                 let access = self

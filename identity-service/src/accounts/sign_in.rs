@@ -36,7 +36,7 @@ impl Accounts {
     ///
     /// # Errors
     /// [`Error::CredentialsInvalid`] for an unknown address, a wrong password and a deactivated user alike,
-    /// after the same time; [`Error::TooManyAttempts`] whether or not the account exists.
+    /// after the same time; [`Error::TooManyAttempts`] whether or not the account exists; [`Error::RateLimited`].
     pub async fn sign_in(self: &Arc<Self>, request: SignIn) -> Result<SessionTokens> {
         let keys = self.keys(FailureKey::account(&request.email), request.address);
         let mut subject_id: Option<Uuid> = None;
@@ -45,9 +45,10 @@ impl Accounts {
             let found = store::credentials_by_email(&self.pool, &request.email).await?;
             let found = self.judge(keys, found, request.password.clone()).await?;
             subject_id = Some(found.user.id);
+            self.may_have_tokens(found.user.id)?;
             if let Some(tokens) = self.begin_session(keys, &found, &request.user_agent).await? {
-                self.renew_hash(&found, request.password).await;
                 tracing::info!(user_id = %found.user.id, "signed in");
+                self.renew_hash(found, request.password);
                 return Ok(tokens);
             }
         }
@@ -83,19 +84,23 @@ impl Accounts {
         Ok(Some(SessionTokens { access, refresh, refresh_expire_time: session.expire_time, user }))
     }
 
-    /// Makes a hash at today's cost while the password is at hand. If that fails, the next sign-in tries
+    /// Makes a hash at today's cost while the password is at hand, for which nobody waits. If that fails, the next sign-in tries
     /// again.
-    async fn renew_hash(&self, found: &Credentials, password: Password) {
+    fn renew_hash(self: &Arc<Self>, found: Credentials, password: Password) {
         if !self.hasher.is_outdated(found.password_hash.expose()) {
             return;
         }
-        let renewed = async {
-            let new = self.hasher.hash(password).await?;
-            store::replace_password_hash(&self.pool, found.user.id, &found.password_hash, &new).await
-        };
-        match renewed.await {
-            Ok(()) => tracing::info!(user_id = %found.user.id, "password hash renewed at a higher cost"),
-            Err(error) => tracing::warn!(user_id = %found.user.id, %error, "password hash was not renewed"),
-        }
+        let accounts = Arc::clone(self);
+        tokio::spawn(async move {
+            let user_id = found.user.id;
+            let renewed = async {
+                let new = accounts.hasher.hash(password).await?;
+                store::replace_password_hash(&accounts.pool, user_id, &found.password_hash, &new).await
+            };
+            match renewed.await {
+                Ok(()) => tracing::info!(%user_id, "password hash renewed at a higher cost"),
+                Err(error) => tracing::warn!(%user_id, %error, "password hash was not renewed"),
+            }
+        });
     }
 }

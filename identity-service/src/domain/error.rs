@@ -73,6 +73,12 @@ pub enum Error {
         /// When the next attempt is judged.
         retry_after: Duration,
     },
+    /// This user is given tokens too often.
+    #[error("too many tokens for one user")]
+    RateLimited {
+        /// When there is the next one.
+        retry_after: Duration,
+    },
     /// The token is genuine, but its user is gone or deactivated.
     #[error("the token was revoked")]
     TokenRevoked,

@@ -19,6 +19,6 @@ pub use error::{Cause, Error, Result};
 pub use password::{NewPassword, Password};
 pub use revocation::{LONGEST_ACCESS_TOKEN_LIFETIME, Revocation, RevokedTokens};
 pub use service_account::{LONGEST_OVERLAP, NewServiceAccount, SecretDigests, ServiceAccount, WhichSecret};
-pub use session::{Session, SessionLifetimes};
+pub use session::{MOST_SESSIONS, Session, SessionLifetimes, TOKENS_AT_ONCE, TOKENS_PER_SECOND};
 pub use user::{NewUser, User, display_name, sign_up_role};
 pub use user_update::{UpdatedUser, UserUpdate};

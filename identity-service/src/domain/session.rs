@@ -1,5 +1,6 @@
 //! Sessions.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -19,6 +20,16 @@ pub struct Session {
     /// When it ends unless its tokens are refreshed before.
     pub expire_time: OffsetDateTime,
 }
+
+/// How many sessions of one user are alive at most: enough for everything that one person is signed in with, and few enough
+/// to be ended in one statement. With another one, the one ends that was used longest ago.
+pub const MOST_SESSIONS: i64 = 100;
+
+/// How often each user is given tokens, by signing in or by a refresh: so many times at once, and so many a second from then on.
+/// Each time leaves a row for weeks. Who uses every session that there can be refreshes once in three seconds, at most.
+pub const TOKENS_AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
+/// See [`TOKENS_AT_ONCE`].
+pub const TOKENS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN;
 
 /// How long sessions live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

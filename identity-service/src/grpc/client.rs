@@ -1,6 +1,6 @@
 //! What is known about the client of a call, apart from its token.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tonic::Request;
 use tonic::metadata::{AsciiMetadataKey, MetadataMap};
@@ -49,7 +49,9 @@ impl ClientAddress {
 
 fn forwarded(metadata: &MetadataMap, name: &AsciiMetadataKey) -> Option<IpAddr> {
     let newest = metadata.get_all(name).iter().next_back()?.to_str().ok()?;
-    newest.rsplit(',').next()?.trim().parse().ok()
+    let address = newest.rsplit(',').next()?.trim();
+    // Some gateways add the port.
+    address.parse().ok().or_else(|| address.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
 #[cfg(test)]
@@ -71,6 +73,9 @@ mod tests {
             (vec!["192.0.2.7"], Some("192.0.2.7")),
             (vec!["10.9.9.9, 192.0.2.7"], Some("192.0.2.7")),
             (vec!["10.9.9.9", "192.0.2.7"], Some("192.0.2.7")),
+            (vec!["10.9.9.9, 192.0.2.7:40001"], Some("192.0.2.7")),
+            (vec!["[2001:db8::7]:443"], Some("2001:db8::7")),
+            (vec!["2001:db8::7"], Some("2001:db8::7")),
             (vec!["192.0.2.7, nonsense"], None),
             (vec![""], None),
             (vec![], None),

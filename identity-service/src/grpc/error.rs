@@ -88,6 +88,11 @@ fn failure(error: Error) -> Failure {
             new(Code::ResourceExhausted, ErrorReason::TooManyAttempts, "too many failed attempts")
                 .retry_after(retry_after)
         }
+        Error::RateLimited { retry_after } => {
+            metrics::counter!("grpc_rate_limited_total").increment(1);
+            new(Code::ResourceExhausted, ErrorReason::RateLimited, "too many tokens for this user")
+                .push_back(retry_after)
+        }
         Error::TokenRevoked => TokenError::Revoked.failure(DOMAIN),
         Error::Overloaded => {
             new(Code::ResourceExhausted, ErrorReason::Overloaded, "too many passwords to check at once")
@@ -174,6 +179,7 @@ mod tests {
                 false,
             ),
             (Error::TooManyAttempts { retry_after }, Code::ResourceExhausted, "TOO_MANY_ATTEMPTS", true),
+            (Error::RateLimited { retry_after }, Code::ResourceExhausted, "RATE_LIMITED", true),
             (Error::TokenRevoked, Code::Unauthenticated, "TOKEN_REVOKED", false),
             (Error::Overloaded, Code::ResourceExhausted, "OVERLOADED", true),
             (Error::DatabaseUnavailable(cause()), Code::Unavailable, "DATABASE_UNAVAILABLE", true),
@@ -185,7 +191,10 @@ mod tests {
             let info = details.error_info().unwrap();
             assert_eq!((status.code(), info.reason.as_str(), info.domain.as_str()), (code, reason, DOMAIN));
             assert_eq!(details.retry_info().is_some(), retries, "{reason}");
-            assert_eq!(status.metadata().get(PUSHBACK).is_some(), reason == "OVERLOADED");
+            assert_eq!(
+                status.metadata().get(PUSHBACK).is_some(),
+                matches!(reason, "OVERLOADED" | "RATE_LIMITED")
+            );
             assert_eq!(details.bad_request().is_some(), reason == "VALIDATION_FAILED");
             assert!(!format!("{status:?}").contains("SELECT"), "{status:?}");
         }

@@ -17,7 +17,7 @@ pub use failures::{Attempt, FailureKey, blocked_until, count_failure};
 pub use password_resets::{
     NewPasswordReset, PasswordReset, create_password_reset, reset_holder, reset_password,
 };
-pub use refresh_tokens::{Rotated, Rotation, rotate_refresh_token, sign_out};
+pub use refresh_tokens::{Owner, Rotated, Rotation, owner, rotate_refresh_token, sign_out};
 pub use revocations::{Look, StoredRevocation, look};
 pub use service_accounts::{
     NewSecret, create_service_account, delete_service_account, forget_failures, note_secret_use,
@@ -67,6 +67,7 @@ impl TxError for Error {
             | Self::ClientInvalid
             | Self::ServiceAccountNotFound { .. }
             | Self::TooManyAttempts { .. }
+            | Self::RateLimited { .. }
             | Self::TokenRevoked
             | Self::Overloaded
             | Self::CommitUnknown => None,

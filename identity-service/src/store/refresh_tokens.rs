@@ -1,7 +1,7 @@
 //! The table `refresh_tokens`: exchanging a token for the next one, and finding its session.
 
 use service_core::database::run_tx;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -14,6 +14,8 @@ use crate::domain::{Act, AuditAction, Error, Result, SessionLifetimes, User};
 pub struct Rotation {
     /// The digest of the token that was presented.
     pub presented: [u8; 32],
+    /// Whose it is.
+    pub owner: Owner,
     /// The digest of the next one.
     pub next: [u8; 32],
     /// How long sessions live.
@@ -91,10 +93,8 @@ async fn exchanged(pool: &PgPool, next: [u8; 32]) -> Result<Option<Rotated>> {
 async fn rotate(pool: &PgPool, rotation: Rotation) -> Result<Rotated> {
     run_tx(pool, "refresh_token.rotate", move |tx| {
         Box::pin(async move {
-            // Only what never changes is taken from this look: it is made before the locks. A session that has ended never goes
-            // on, and its tokens lock nobody.
-            let owner = owner(tx, rotation.presented).await?.filter(|owner| !owner.ended);
-            let Some(Owner { user_id, session_id, .. }) = owner else { return Ok(Rotated::Refused) };
+            // Only what never changes is taken from that look: it was made before the locks.
+            let Owner { user_id, session_id, .. } = rotation.owner;
             // The user before the session, as everywhere. Whoever deactivates the user, or gives another role, waits
             // for this exchange and ends what it gave, or is seen by it.
             let user = lock_user(tx, user_id).await?.map(|found| found.user);
@@ -162,7 +162,7 @@ async fn exchange(
 pub async fn sign_out(pool: &PgPool, token_hash: [u8; 32], act: Act) -> Result<bool> {
     run_tx(pool, "session.sign_out", move |tx| {
         Box::pin(async move {
-            let Some(Owner { user_id, session_id, .. }) = owner(tx, token_hash).await? else {
+            let Some(Owner { user_id, session_id, .. }) = owner(&mut *tx, token_hash).await? else {
                 return Ok(false);
             };
             end_session(tx, user_id, session_id, AuditAction::SignedOut, act).await?;
@@ -173,21 +173,30 @@ pub async fn sign_out(pool: &PgPool, token_hash: [u8; 32], act: Act) -> Result<b
 }
 
 /// Whose a refresh token is; that never changes.
-struct Owner {
-    user_id: Uuid,
-    session_id: Uuid,
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    /// The user.
+    pub user_id: Uuid,
+    /// The session.
+    pub session_id: Uuid,
     /// Whether the session had ended when this was read.
-    ended: bool,
+    pub ended: bool,
+    /// Whether the token had been used when this was read.
+    pub used: bool,
 }
 
-async fn owner(connection: &mut PgConnection, token_hash: [u8; 32]) -> Result<Option<Owner>> {
+/// Whose a refresh token is, if there is such a token.
+///
+/// # Errors
+/// If the database fails.
+pub async fn owner(executor: impl PgExecutor<'_>, token_hash: [u8; 32]) -> Result<Option<Owner>> {
     let owner = sqlx::query_as!(
         Owner,
-        r#"SELECT s.user_id, s.id AS session_id, s.revoke_time IS NOT NULL AS "ended!"
+        r#"SELECT s.user_id, s.id AS session_id, s.revoke_time IS NOT NULL AS "ended!", t.use_time IS NOT NULL AS "used!"
          FROM refresh_tokens t JOIN sessions s ON s.id = t.session_id WHERE t.token_hash = $1"#,
         &token_hash
     )
-    .fetch_optional(connection)
+    .fetch_optional(executor)
     .await?;
     Ok(owner)
 }

@@ -91,13 +91,14 @@ struct LookRow {
 /// # Errors
 /// If the database fails, or does not answer within `patience`.
 pub async fn look(pool: &PgPool, since: i64, now: OffsetDateTime, patience: Duration) -> Result<Look> {
-    let mut connection = pool.acquire().await?;
+    let unanswered = || Error::DatabaseUnavailable("a look at the revocations was not answered".into());
+    let mut connection = timeout(patience, pool.acquire()).await.map_err(|_| unanswered())??;
     let rows = match timeout(patience, query(&mut connection, since, now)).await {
         Ok(rows) => rows?,
         Err(_) => {
             // Nobody is to wait for it, not even the pool.
             drop(connection.detach());
-            return Err(Error::DatabaseUnavailable("a look at the revocations was not answered".into()));
+            return Err(unanswered());
         }
     };
     let first =

@@ -14,7 +14,9 @@ use super::audit::{Entry, append};
 use super::failures::{clear_failures, existing_failures_for_update};
 use super::revocations::record;
 use super::users::{lock_user, raise_session_version};
-use crate::domain::{Act, AuditAction, Error, Result, Revocation, RevokedTokens, Session, User};
+use crate::domain::{
+    Act, AuditAction, Error, MOST_SESSIONS, Result, Revocation, RevokedTokens, Session, User,
+};
 
 /// A session that begins, and its first refresh token.
 #[derive(Clone, Debug)]
@@ -63,18 +65,49 @@ pub async fn begin_session(
             if failures.is_some() {
                 clear_failures(tx, account).await?;
             }
+            let ended = end_oldest_sessions(tx, session.user_id, session.act.time).await?;
             insert_session(&mut *tx, &session).await?;
+            let details = serde_json::json!({ "sessions_ended": ended });
             let entry = Entry {
                 action: AuditAction::SignedIn,
                 subject_id: Some(session.user_id),
                 session_id: Some(session.id),
-                details: None,
+                details: Some(&details).filter(|_| !ended.is_empty()),
             };
             append(tx, session.act, entry).await?;
             Ok(Some(present.user))
         })
     })
     .await
+}
+
+/// Ends the sessions of a user, who is locked, for which there is no room beside another one: those that were used longest ago.
+/// (Of a user who has far more from before there was a limit, a part.) Which ones.
+async fn end_oldest_sessions(
+    connection: &mut PgConnection,
+    user_id: Uuid,
+    now: OffsetDateTime,
+) -> Result<Vec<String>> {
+    // Whoever ends one of them at this moment has its lock: then it is not ended once more.
+    let ended = sqlx::query!(
+        r#"UPDATE sessions SET revoke_time = $2
+            WHERE revoke_time IS NULL
+              AND id IN (SELECT id FROM sessions WHERE user_id = $1 AND revoke_time IS NULL AND expire_time > $2
+                          ORDER BY last_use_time DESC, id DESC OFFSET $3 LIMIT $4)
+           RETURNING id, last_use_time >= $5 AS "has_tokens!""#,
+        user_id,
+        now,
+        MOST_SESSIONS - 1,
+        MOST_SESSIONS,
+        Revocation::tokens_may_be_out_since(now)
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let with_tokens = ended.iter().filter(|row| row.has_tokens);
+    let revocation = |id| Revocation { user_id, tokens: RevokedTokens::OfSession(id) };
+    let revocations: Vec<_> = with_tokens.map(|row| revocation(row.id)).collect();
+    record(connection, &revocations, now).await?;
+    Ok(ended.into_iter().map(|row| row.id.to_string()).collect())
 }
 
 /// Stores a session and its first refresh token.

@@ -77,21 +77,35 @@ async fn sweep_sessions(pool: &PgPool, before: OffsetDateTime) -> Result<u64> {
     .await
 }
 
-/// Removes the refresh tokens of a user that are used up. Should the user stay, whoever brings one again is refused, and no longer
-/// ends the session.
-pub(super) async fn forget_used_tokens(pool: &PgPool, user_id: Uuid) -> Result<u64> {
+/// Removes what has ended of a user: refresh tokens that are used up, and sessions. Should the user stay, whoever brings such a
+/// token again is refused, and no longer ends a session.
+pub(super) async fn forget_what_has_ended(pool: &PgPool, user_id: Uuid) -> Result<()> {
     in_batches(|| async {
         let removed = sqlx::query!(
             "DELETE FROM refresh_tokens WHERE token_hash IN (
                  SELECT t.token_hash FROM sessions s JOIN refresh_tokens t ON t.session_id = s.id
-                  WHERE s.user_id = $1 AND t.use_time IS NOT NULL
+                  WHERE s.user_id = $1 AND (t.use_time IS NOT NULL OR s.revoke_time IS NOT NULL)
                   LIMIT $2 FOR UPDATE OF t SKIP LOCKED)",
             user_id,
             BATCH
         );
         Ok(removed.execute(pool).await?.rows_affected())
     })
-    .await
+    .await?;
+    in_batches(|| async {
+        let removed = sqlx::query!(
+            "DELETE FROM sessions WHERE id IN (
+                 SELECT id FROM sessions s
+                  WHERE user_id = $1 AND revoke_time IS NOT NULL
+                    AND NOT EXISTS (SELECT FROM refresh_tokens t WHERE t.session_id = s.id)
+                  LIMIT $2 FOR UPDATE SKIP LOCKED)",
+            user_id,
+            BATCH
+        );
+        Ok(removed.execute(pool).await?.rows_affected())
+    })
+    .await?;
+    Ok(())
 }
 
 async fn sweep_failures(pool: &PgPool, before: OffsetDateTime) -> Result<u64> {

@@ -9,7 +9,7 @@ use super::FailureKey;
 use super::audit::{Entry, append};
 use super::failures::{clear_failures, existing_failures_for_update};
 use super::revocations::record;
-use super::sweep::forget_used_tokens;
+use super::sweep::forget_what_has_ended;
 use super::user_changes::lock_other_admins;
 use super::users::{lock_user_fully, user_by_id};
 use crate::domain::{Act, AuditAction, Error, Result, Revocation, RevokedTokens};
@@ -46,10 +46,10 @@ pub enum Deleted {
 /// [`Error::LastAdmin`] if no active admin would be left; [`Error::TooManyAttempts`] if a password was judged and so many
 /// failures were counted meanwhile that no attempt is answered now.
 pub async fn delete_user(pool: &PgPool, account: FailureKey, deletion: &UserDeletion) -> Result<Deleted> {
-    // In pieces, before anything is locked: what the deletion takes along in one statement is then a session for each sign-in
-    // and its one token. Not an admin's, who may have to stay.
+    // In pieces, before anything is locked: what the deletion takes along in one statement is then as many sessions as a user can
+    // have, and their tokens. Not an admin's, who may have to stay.
     if !deletion.of_admin {
-        forget_used_tokens(pool, deletion.user_id).await?;
+        forget_what_has_ended(pool, deletion.user_id).await?;
     }
     match delete(pool, account, deletion).await {
         // Nobody comes back: without a row, it was this deletion or another.

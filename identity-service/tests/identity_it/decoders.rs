@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use identity_service::accounts::Accounts;
+use identity_service::domain::{TOKENS_AT_ONCE, TOKENS_PER_SECOND};
 use identity_service::grpc::{Revocations, routes};
 use identity_service::hashing::PasswordHasher;
 use identity_service::revocations::RevocationFeed;
@@ -16,6 +17,7 @@ use identity_service::sources::Sources;
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use service_core::auth::{Principal, Role};
+use service_core::pace::Pace;
 use service_core::test_support::{MessageDice, TokenMint};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio_util::sync::CancellationToken;
@@ -69,6 +71,7 @@ fn handlers() -> Routes {
         ),
         sessions: config.tokens.sessions,
         reset_lifetime: config.tokens.reset_lifetime,
+        pace: Pace::new(TOKENS_AT_ONCE, TOKENS_PER_SECOND),
         limits: config.sign_in,
         sources: sources.clone(),
     };

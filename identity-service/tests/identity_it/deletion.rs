@@ -156,7 +156,7 @@ async fn failures(server: &TestServer) -> i64 {
 }
 
 #[tokio::test]
-async fn a_user_with_any_number_of_tokens_is_deleted_piece_by_piece() {
+async fn a_user_with_any_number_of_tokens_and_ended_sessions_is_deleted_piece_by_piece() {
     let (server, _, admin) = with_admin().await;
     let ada = server.sign_up("ada@example.org").await;
     server.sign_in("ada@example.org", PASSWORD).await.unwrap();
@@ -164,9 +164,15 @@ async fn a_user_with_any_number_of_tokens_is_deleted_piece_by_piece() {
     for statement in [
         "INSERT INTO refresh_tokens SELECT sha256(n::text::bytea), id, create_time, expire_time, create_time
            FROM sessions, generate_series(1, 2500) AS n",
+        "WITH ended AS (
+             INSERT INTO sessions SELECT gen_random_uuid(), user_id, user_agent, create_time, last_use_time, expire_time, create_time
+               FROM sessions, generate_series(1, 2500) RETURNING id, create_time, expire_time)
+         INSERT INTO refresh_tokens SELECT sha256(id::text::bytea), id, create_time, expire_time FROM ended",
         "CREATE FUNCTION few() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
            IF (SELECT count(*) FROM gone) > 1000 THEN RAISE 'too many at once'; END IF; RETURN NULL; END $$",
         "CREATE TRIGGER few AFTER DELETE ON refresh_tokens REFERENCING OLD TABLE AS gone
+           FOR EACH STATEMENT EXECUTE FUNCTION few()",
+        "CREATE TRIGGER few AFTER DELETE ON sessions REFERENCING OLD TABLE AS gone
            FOR EACH STATEMENT EXECUTE FUNCTION few()",
     ] {
         sqlx::query(statement).execute(&pool).await.unwrap();

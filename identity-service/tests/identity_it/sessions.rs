@@ -274,3 +274,76 @@ async fn a_used_token_that_goes_ahead_of_its_user_is_refused_and_no_bug() {
     };
     tokio::join!(refused(&server, &token), commits);
 }
+
+#[tokio::test]
+async fn beyond_a_hundred_sessions_a_sign_in_ends_the_one_that_was_used_longest_ago() {
+    let server = TestServer::start().await;
+    let first = signed_in(&server).await;
+    let pool = server.database.pool(1);
+    // Ninety-nine more, each used a second after the one before; and some that are over, which take no room.
+    sqlx::query(
+        "INSERT INTO sessions SELECT gen_random_uuid(), user_id, user_agent, create_time, last_use_time + n * interval '1 second',
+                                     CASE WHEN n > 99 THEN create_time ELSE expire_time END
+           FROM sessions, generate_series(1, 102) AS n",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    let alive = async || -> Vec<Uuid> {
+        let alive = "SELECT id FROM sessions WHERE revoke_time IS NULL AND expire_time > create_time ORDER BY last_use_time";
+        sqlx::query_scalar(alive).fetch_all(&pool).await.unwrap()
+    };
+    let before = alive().await;
+    assert_eq!(before.len(), 100);
+    server.clock.advance(Duration::from_secs(120));
+    refresh(&server, &first.refresh_token).await.unwrap();
+    server.clock.advance(Duration::from_secs(1));
+    server.sign_in("ada@example.org", PASSWORD).await.unwrap();
+    let after = alive().await;
+    assert_eq!(after.len(), 100);
+    assert_eq!(after[..98], before[2..], "the first one has been used since");
+    assert_eq!(after[98], before[0]);
+    assert_eq!(revoked(&server).await, [before[1]], "its access tokens are refused");
+    let details: String = sqlx::query_scalar("SELECT details::text FROM audit_entries WHERE details <> '{}'")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(details, format!(r#"{{"sessions_ended": ["{}"]}}"#, before[1]));
+}
+
+#[tokio::test]
+async fn who_is_given_tokens_too_often_has_to_wait_and_a_token_that_comes_again_still_ends_its_session() {
+    let server = TestServer::start().await;
+    let first = signed_in(&server).await;
+    let mut token = first.refresh_token.clone();
+    let mut given = 1;
+    // A hundred at once; and one a second, by a clock that goes on.
+    let limited = loop {
+        assert!(given < 1_000);
+        match refresh(&server, &token).await {
+            Ok(next) => token = next.refresh_token,
+            Err(status) => break status,
+        }
+        given += 1;
+    };
+    assert!(given >= 100, "{given}");
+    assert_eq!(refusal(&limited), (Code::ResourceExhausted, "RATE_LIMITED".into()));
+    assert!(limited.metadata().contains_key("grpc-retry-pushback-ms"));
+    server.sign_up("bob@example.org").await;
+    server.sign_in("bob@example.org", PASSWORD).await.unwrap();
+
+    let later = async {
+        loop {
+            match refresh(&server, &token).await {
+                Err(status) => assert_eq!(refusal(&status).1, "RATE_LIMITED"),
+                Ok(next) => return next.refresh_token,
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let token = tokio::time::timeout(PATIENCE, later).await.expect("it was not used up by that");
+    // Whatever the pace.
+    refused(&server, &first.refresh_token).await;
+    assert_eq!(revoked(&server).await.len(), 1);
+    refused(&server, &token).await;
+}

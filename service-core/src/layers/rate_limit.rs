@@ -6,18 +6,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use governor::clock::{Clock as _, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use tokio::time::sleep;
 use tonic::Code;
 use uuid::Uuid;
 
 use super::{Middleware, Next, Request, Response, refuse};
 use crate::auth::{Principal, Role};
+use crate::pace::Pace;
 use crate::status::{Failure, reason};
-
-/// How often callers that have been quiet are forgotten.
-const FORGET_EVERY: Duration = Duration::from_secs(60);
 
 /// Calls per second. In a burst, twice as many are let through; then they have to be earned again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +27,8 @@ impl Rate {
         Self { per_second }
     }
 
-    fn quota(self) -> Quota {
-        Quota::per_second(self.per_second).allow_burst(self.per_second.saturating_mul(TWO))
+    fn pace(self) -> Pace<Uuid> {
+        Pace::new(self.per_second.saturating_mul(TWO), self.per_second)
     }
 }
 
@@ -81,30 +76,17 @@ pub struct RateLimit {
     pub rate: Rate,
 }
 
-type Limiter = DefaultKeyedRateLimiter<Uuid>;
-
 /// The limits with what has been used of them. Callers come from verified tokens: nobody can make them up.
 #[derive(Clone)]
 pub(crate) struct RateLimitLayer {
     domain: &'static str,
-    limits: Arc<[(RateLimit, Limiter)]>,
+    limits: Arc<[(RateLimit, Pace<Uuid>)]>,
 }
 
 impl RateLimitLayer {
     pub(crate) fn new(domain: &'static str, limits: &[RateLimit]) -> Self {
-        let counted = |limit: &RateLimit| (*limit, RateLimiter::keyed(limit.rate.quota()));
+        let counted = |limit: &RateLimit| (*limit, limit.rate.pace());
         Self { domain, limits: limits.iter().map(counted).collect() }
-    }
-
-    /// Forgets callers that have all of their rate again. Runs for ever.
-    pub(crate) async fn forget_quiet_callers(self) {
-        loop {
-            sleep(FORGET_EVERY).await;
-            for (_, limiter) in self.limits.iter() {
-                limiter.retain_recent();
-                limiter.shrink_to_fit();
-            }
-        }
     }
 
     /// How long the caller has to wait before this call, if at all.
@@ -114,9 +96,8 @@ impl RateLimitLayer {
         let fits = |limit: &RateLimit| {
             limit.roles.contains(&caller.role) && limit.methods.is_none_or(|methods| methods.contains(&path))
         };
-        let (_, limiter) = self.limits.iter().find(|(limit, _)| fits(limit))?;
-        let refused = limiter.check_key(&caller.user_id).err()?;
-        Some(refused.wait_time_from(DefaultClock::default().now()))
+        let (_, pace) = self.limits.iter().find(|(limit, _)| fits(limit))?;
+        pace.take(&caller.user_id).err()
     }
 }
 

@@ -137,8 +137,7 @@ impl GrpcServer {
         health::report(&reporter, &self.service_names, false).await;
         let health = health.max_decoding_message_size(INFRASTRUCTURE_MESSAGE_BYTES);
         let routes = self.with_reflection(routes.add_service(health))?;
-        let rate_limits = RateLimitLayer::new(self.domain, &self.config.rate_limits);
-        let service = self.stack(routes, &shutdown, &last_call, rate_limits.clone());
+        let service = self.stack(routes, &shutdown, &last_call);
 
         let operations_end = CancellationToken::new();
         let operations = tokio::spawn(operations::serve(
@@ -152,7 +151,6 @@ impl GrpcServer {
         let health_end = CancellationToken::new();
         let follow = health::follow(reporter.clone(), self.service_names.clone(), self.readiness.watch());
         tokio::spawn(health_end.clone().run_until_cancelled_owned(follow));
-        tokio::spawn(health_end.clone().run_until_cancelled_owned(rate_limits.forget_quiet_callers()));
         if let Some(tls) = tls {
             tokio::spawn(health_end.clone().run_until_cancelled_owned(tls.follow()));
         }
@@ -203,7 +201,6 @@ impl GrpcServer {
         routes: Routes,
         shutdown: &CancellationToken,
         last_call: &CancellationToken,
-        rate_limits: RateLimitLayer,
     ) -> Entrance<impl Next + use<>> {
         let (domain, methods) = (self.domain, Methods::new(self.access, self.streams));
         let way = ServiceBuilder::new()
@@ -248,7 +245,7 @@ impl GrpcServer {
             }))
             // Nothing is between the decision who may call and the handler but the count of the caller's calls and streams.
             .layer(Through(AuthLayer { domain, methods: methods.clone(), verifier: self.verifier.clone() }))
-            .layer(Through(rate_limits))
+            .layer(Through(RateLimitLayer::new(domain, &self.config.rate_limits)))
             .layer(Through(CallerStreamsLayer {
                 domain,
                 methods: methods.clone(),
