@@ -372,7 +372,8 @@ mod tests {
 
     #[tokio::test]
     async fn one_account_has_a_quarter_of_the_places_and_one_address_half_of_them() {
-        let hasher = hasher(HashCost::LEAST, 2, 14);
+        // One takes long enough to be found under way.
+        let hasher = hasher(HashCost { passes: 50, ..HashCost::LEAST }, 2, 14);
         let account = |n: usize| FailureKey::client(&n.to_string());
         let address = FailureKey::address(std::net::Ipv4Addr::LOCALHOST.into());
         let of_one: Vec<_> = (0..4).map(|_| hasher.shares_of(account(0), None).unwrap()).collect();

@@ -19,15 +19,15 @@ async fn the_log_says_of_what_ends_with_its_event_what_it_said_as_it_began() {
     system.admin().set_capacity(&event, 2).await.unwrap();
     ada.hold(&event, 3_600).await;
     for (times, time) in [
-        ("UPDATE registrations SET hold_expire_time = $1::text::timestamptz", "2030-01-02 10:20:30"),
-        ("UPDATE waitlist_entries SET offer_expire_time = $1::text::timestamptz", "2030-01-02 10:20:30.05"),
+        ("UPDATE registrations SET hold_expire_time = $1::text::timestamptz", "2100-01-02 10:20:30"),
+        ("UPDATE waitlist_entries SET offer_expire_time = $1::text::timestamptz", "2100-01-02 10:20:30.05"),
     ] {
         sqlx::query(times).bind(time).execute(&system.pool).await.unwrap();
     }
     system.admin().cancel_event(&event, "").await.unwrap();
     for (began, ended, name, time) in [
-        ("REGISTRATION_HELD", "REGISTRATION_CANCELLED", "hold_expire_time", "2030-01-02T10:20:30Z"),
-        ("WAITLIST_OFFERED", "WAITLIST_CANCELLED", "offer_expire_time", "2030-01-02T10:20:30.05Z"),
+        ("REGISTRATION_HELD", "REGISTRATION_CANCELLED", "hold_expire_time", "2100-01-02T10:20:30Z"),
+        ("WAITLIST_OFFERED", "WAITLIST_CANCELLED", "offer_expire_time", "2100-01-02T10:20:30.05Z"),
     ] {
         let of = async |action: &str| -> Value {
             let last =

@@ -46,7 +46,7 @@ async fn while_one_event_is_locked_by_somebody_else_the_others_go_on() {
     let system = System::with(1, |config| {
         config.seating.sessions = 1;
         config.seating.lock_timeout = Duration::from_millis(10);
-        config.server.default_deadline = Duration::from_secs(1);
+        config.server.default_deadline = Duration::from_secs(5);
     })
     .await;
     let organizer = system.organizer();

@@ -426,7 +426,7 @@ async fn several_events_come_in_the_order_of_their_ids_as_far_as_the_caller_may_
         );
     }
     let attendee = system.attendee();
-    assert_eq!(get(&attendee, vec![id(&first); 50]).await.unwrap(), [first.clone()]);
+    assert_eq!(get(&attendee, vec![id(&first); 50]).await.unwrap(), vec![first.clone()]);
     for (wrong, field) in [
         (vec![], "event_ids"),
         (vec![id(&first); 51], "event_ids"),

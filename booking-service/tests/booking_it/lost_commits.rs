@@ -12,7 +12,7 @@ use crate::interference::lock;
 use crate::proof::id;
 use crate::proxy::behind_a_proxy;
 use crate::refusal::refused;
-use crate::system::{at_once, eventually};
+use crate::system::{PATIENCE, at_once, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_whose_answer_is_lost_is_found_and_not_done_again() {
@@ -147,7 +147,7 @@ async fn a_write_that_arrives_after_its_command_was_refused_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commits_that_break_all_through_a_rush_cost_nobody_a_seat() {
-    let (system, proxy) = behind_a_proxy(|_| {}).await;
+    let (system, proxy) = behind_a_proxy(|config| config.seating.retry_window = PATIENCE).await;
     let event = system.organizer().publish_new(draft(40)).await;
     proxy.faults.after_commit.store(4, Ordering::SeqCst);
     proxy.faults.before_commit.store(4, Ordering::SeqCst);

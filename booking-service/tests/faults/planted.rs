@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use rowlock_proto::booking::v1 as pb;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::acts::{ask_or_queue, offering_draft, party_draft};
@@ -277,25 +277,20 @@ async fn every_check_names_the_violation_that_is_planted_for_it() {
     }
     let honestly = books_of(lines);
     assert_eq!(violations(&copy, &pool, &honestly).await, Vec::<String>::new(), "honest books");
-    caught.extend(
-        sessions_that_hang(&copy.url, &pool, async || violations(&copy, &pool, &honestly).await).await,
-    );
+    caught.extend(sessions_that_hang(&copy.url, async || violations(&copy, &pool, &honestly).await).await);
     assert_eq!(caught, all_checks(), "every check is tried");
 }
 
 /// Leaves one session idle in a transaction and lets another one wait for it, until both are complained of.
-async fn sessions_that_hang(
-    url: &str,
-    pool: &PgPool,
-    mut complaints: impl AsyncFnMut() -> Vec<String>,
-) -> [String; 2] {
+async fn sessions_that_hang(url: &str, mut complaints: impl AsyncFnMut() -> Vec<String>) -> [String; 2] {
     let names = ["a session idles in a transaction", "a lock is stuck"];
     let mut holder = PgConnection::connect(url).await.unwrap();
     let mut lock = holder.begin().await.unwrap();
     sqlx::query("SELECT FROM events FOR UPDATE").execute(&mut *lock).await.unwrap();
-    let waiter = pool.clone();
+    // With no patience that ends before it is complained of, which sessions of a pool have.
+    let mut waiter = PgConnection::connect(url).await.unwrap();
     let waits =
-        tokio::spawn(async move { sqlx::query("SELECT FROM events FOR UPDATE").execute(&waiter).await });
+        tokio::spawn(async move { sqlx::query("SELECT FROM events FOR UPDATE").execute(&mut waiter).await });
     eventually(async || {
         let found = complaints().await;
         names.iter().all(|name| found.iter().any(|complaint| complaint.contains(name)))

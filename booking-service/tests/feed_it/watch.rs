@@ -6,6 +6,7 @@ use rowlock_proto::booking::v1 as pb;
 use rowlock_proto::booking::v1::EventState;
 use service_core::auth::Role;
 use sqlx::{AssertSqlSafe, Connection};
+use tokio::time::timeout;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
@@ -146,13 +147,16 @@ async fn lose_the_end(numbers_from: i64) {
     let stream = async |resume_token: &str, event_id: &str| {
         let (resume_token, event_id) = (resume_token.to_owned(), event_id.to_owned());
         let request = pb::StreamChangesRequest { resume_token, event_id, follow: true, ..Default::default() };
-        loop {
-            match service.changes().stream_changes(request.clone()).await {
-                // With a session that is gone.
-                Err(status) if status.code() == Code::Unavailable => tokio::task::yield_now().await,
-                opened => return opened.map(tonic::Response::into_inner),
+        let opened = async {
+            loop {
+                match service.changes().stream_changes(request.clone()).await {
+                    // With a session that is gone.
+                    Err(status) if status.code() == Code::Unavailable => tokio::task::yield_now().await,
+                    opened => return opened.map(tonic::Response::into_inner),
+                }
             }
-        }
+        };
+        timeout(PATIENCE, opened).await.expect("an answer")
     };
     let read_on = async |changes: &mut Streaming<pb::StreamChangesResponse>, version| loop {
         let told = next(changes).await.unwrap().unwrap();

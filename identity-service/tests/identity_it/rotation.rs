@@ -130,9 +130,12 @@ async fn the_key_that_signs_is_changed_under_load_without_a_refused_token() {
     });
     let some_load = async || {
         let from = issued.load(Ordering::Relaxed);
-        while issued.load(Ordering::Relaxed) < from + 50 && !load.is_finished() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let more = async {
+            while issued.load(Ordering::Relaxed) < from + 50 && !load.is_finished() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, more).await.expect("tokens are issued");
     };
 
     some_load().await;

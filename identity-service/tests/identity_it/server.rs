@@ -184,7 +184,10 @@ pub(crate) fn config(database_url: &str, keys_dir: &str) -> ServeConfig {
     let Command::Serve(args) = Cli::try_parse_from(options.iter().chain(&given)).unwrap().command else {
         panic!("not serve");
     };
-    args.check().unwrap()
+    let mut config = args.check().unwrap();
+    // Who waits for a lock waits for a test, on a busy machine.
+    config.database.lock_timeout = PATIENCE;
+    config
 }
 
 pub(crate) fn sign_up(email: &str) -> SignUpRequest {

@@ -10,7 +10,7 @@ use super::supervisor::{Kind, Supervisor, programs};
 
 /// Nothing of it outlives the process, so nothing has to outlive a crash.
 const THROW_AWAY: [&str; 7] = [
-    "max_connections=300",
+    "max_connections=600",
     "fsync=off",
     "full_page_writes=off",
     "synchronous_commit=off",

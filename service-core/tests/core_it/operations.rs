@@ -109,7 +109,7 @@ async fn a_taken_address_is_named() {
 #[tokio::test]
 async fn a_connection_that_is_too_old_lets_its_calls_end_and_is_then_cut() {
     let bench = Bench::with(|config| {
-        config.max_connection_age = Duration::from_millis(200);
+        config.max_connection_age = Duration::from_secs(1);
         config.max_connection_age_grace = Duration::from_secs(5);
     })
     .await;
@@ -123,17 +123,21 @@ async fn a_connection_that_is_too_old_lets_its_calls_end_and_is_then_cut() {
     assert_eq!(watch.message().await.unwrap().as_deref(), Some("first"));
     let old = tokio::spawn(unary(channel.clone(), "/test.Probe/Wait", Request::new(String::new())));
     bench.probe.until_waiting(1).await;
-    let first = peer().await.unwrap();
     // After the GOAWAY new calls go over a new connection, if not at the first try of this client.
+    let first = loop {
+        if let Some(first) = peer().await {
+            break first;
+        }
+    };
     eventually(async || peer().await.is_some_and(|peer| peer != first)).await;
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
     bench.probe.gate.add_permits(1);
     assert_eq!(old.await.unwrap().unwrap().into_inner(), "done");
     assert!(watch.message().await.is_err(), "the stream outlived its connection");
     for reason in ["age", "grace"] {
         eventually(async || cut(reason) > 0).await;
     }
-    assert!(began.elapsed() >= Duration::from_millis(5_200), "{:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_secs(6), "{:?}", began.elapsed());
 }
 
 /// One request over a connection that stays open: whether it is answered.

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, Stream, StreamExt};
@@ -42,13 +43,18 @@ pub(crate) struct Probe {
     pub(crate) hidden: Arc<AtomicUsize>,
 }
 
+/// Longer than anything in these tests takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 impl Probe {
     pub(crate) fn new() -> Self {
         Self { gate: Arc::new(Semaphore::new(0)), waiting: watch::Sender::new(0), hidden: Arc::default() }
     }
 
     pub(crate) async fn until_waiting(&self, count: usize) {
-        self.waiting.subscribe().wait_for(|waiting| *waiting == count).await.unwrap();
+        let mut waiting = self.waiting.subscribe();
+        let are_there = waiting.wait_for(|waiting| *waiting == count);
+        tokio::time::timeout(PATIENCE, are_there).await.expect("they wait").unwrap();
     }
 
     async fn unary(self, path: String, request: Request<String>) -> Result<Response<String>, Status> {
