@@ -72,6 +72,27 @@ pub struct Command {
 }
 
 impl Command {
+    /// Whether its caller may have sent it before, and goes by what the repetition is told: by its request id, or since it is
+    /// about something that is there.
+    pub fn may_be_a_repetition(&self) -> bool {
+        match &self.action {
+            Action::Register(Register { request, .. }) | Action::Join(Join { request, .. }) => {
+                request.is_some()
+            }
+            Action::ExpireHold { .. } | Action::ExpireOffer { .. } | Action::ServeQueue { .. } => false,
+            Action::Confirm { .. }
+            | Action::CancelRegistration { .. }
+            | Action::CheckIn { .. }
+            | Action::Leave { .. }
+            | Action::AcceptOffer { .. }
+            | Action::DeclineOffer { .. }
+            | Action::Update(_)
+            | Action::Publish { .. }
+            | Action::CancelEvent { .. }
+            | Action::DeleteEvent { .. } => true,
+        }
+    }
+
     /// Whether somebody wants to come in: to the seats or to the queue.
     pub fn comes_in(&self) -> bool {
         matches!(self.action, Action::Register(_) | Action::Join(_))

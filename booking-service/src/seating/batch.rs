@@ -18,8 +18,8 @@ use crate::domain::event::Event;
 use crate::domain::facts::Wanted;
 use crate::store::StoreError;
 use crate::store::seating::{
-    Mark, Moment, are_unchanged, begin_and_lock_events, begin_and_lock_free_events, commit, discard_plans,
-    load_facts, rollback, rule_out, was_committed, write_effects, write_if_unchanged,
+    Mark, Moment, are_unchanged, begin_and_lock_events, begin_and_lock_free_events, commit, commit_nothing,
+    discard_plans, load_facts, rollback, rule_out, was_committed, write_effects, write_if_unchanged,
     write_newcomers_if_unchanged,
 };
 
@@ -91,7 +91,7 @@ pub(super) async fn attempt_remembered(
 /// Decides the commands by what is there now, without waiting for a lock and without a transaction. What that leaves to be
 /// written is written by one statement, if nobody has changed the events since; what leaves nothing to be written is true of
 /// one moment. `None`: somebody has changed one of the events meanwhile, or writing it takes longer than a statement that
-/// no lock protects is given. Nothing was written.
+/// no lock protects is given, or somebody may be told of a refusal for something that is just being done. Nothing was written.
 ///
 /// # Errors
 /// Nothing was committed; see [`Setback`].
@@ -112,6 +112,14 @@ pub(super) async fn attempt_unlocked(
         if !is_true {
             return Ok(overtaken());
         }
+        // It may be this very call, sent before, that somebody else is about to commit. Who waits for the lock sees that.
+        let refused = commands.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_err());
+        if loaded.being_written && refused.into_iter().any(|(command, _)| command.may_be_a_repetition()) {
+            return Ok(None);
+        }
+        if acknowledges(&verdicts) {
+            within(patience, commit_nothing(connection)).await?;
+        }
         let verdicts = verdicts.into_iter().map(Some).collect();
         return Ok(Some(Attempt::Done { verdicts, wrote: false }));
     }
@@ -126,6 +134,12 @@ pub(super) async fn attempt_unlocked(
         recent.learn(&effects.events, &loaded.versions, *moment, sent, Instant::now());
     }
     conclude(written, verdicts, &effects, mark).map(Some)
+}
+
+/// Whether somebody is told that something is so that was written before. The server shows what it has committed before its
+/// synchronous standby has it, if the session that waited for that has ended: it must not be acknowledged on that ground alone.
+fn acknowledges(verdicts: &[Verdict]) -> bool {
+    verdicts.iter().any(|verdict| verdict.as_ref().is_ok_and(|outcome| *outcome != Outcome::Unchanged))
 }
 
 /// Somebody else was faster.
@@ -185,14 +199,17 @@ pub(super) async fn attempt(
     let patience = session.patience();
     let connection = session.locked_connection()?;
     let applied = apply(connection, patience, commands, events, ids).await;
-    let Applied { verdicts, seats_sold, mark } = match applied {
+    let Applied { verdicts, seats_sold, mark, acknowledges } = match applied {
         Ok(applied) => applied,
         Err(setback) => return Err(undo(connection, patience, setback).await),
     };
     let Some(mark) = mark else {
-        // Nothing but refusals and repetitions, and they are true: the lock was held when they were decided. A commit
-        // would only cost a flush.
+        // Nothing but refusals and repetitions, and they are true: the lock was held when they were decided. For refusals a
+        // commit would only cost a flush.
         within(patience, rollback(connection)).await?;
+        if acknowledges {
+            within(patience, commit_nothing(connection)).await?;
+        }
         return Ok(Attempt::Done { verdicts, wrote: false });
     };
     // From here on an error does not say what happened: the server may have committed before the answer was lost.
@@ -240,6 +257,8 @@ struct Applied {
     seats_sold: u64,
     /// How to recognise it; `None`: there was nothing to write.
     mark: Option<Mark>,
+    /// See [`acknowledges`].
+    acknowledges: bool,
 }
 
 /// Says which of the events are this transaction's now, or do not exist.
@@ -269,11 +288,12 @@ async fn apply(
     let loaded = within(patience, load_facts(connection, events, applied.clone(), None)).await?;
     let now = loaded.facts.now;
     let Decision { verdicts, effects, unserved } = decide(loaded.facts, applied, ids);
+    let acknowledges = acknowledges(&verdicts);
     let mut decided = verdicts.into_iter();
     let mut verdicts: Vec<_> =
         commands.iter().map(|command| if applies(command) { decided.next() } else { None }).collect();
     if effects.is_empty() {
-        return Ok(Applied { verdicts, seats_sold: 0, mark: None });
+        return Ok(Applied { verdicts, seats_sold: 0, mark: None, acknowledges });
     }
     let mark = Mark::new(ids.new_id(), &effects);
     let writing = if effects.take_long() { LONG_PATIENCE } else { patience };
@@ -285,7 +305,7 @@ async fn apply(
         let rest = (event_id, served, now);
         seats_sold += serve_rest(connection, patience, rest, &mark, &mut verdicts, ids).await?;
     }
-    Ok(Applied { verdicts, seats_sold, mark: Some(mark) })
+    Ok(Applied { verdicts, seats_sold, mark: Some(mark), acknowledges })
 }
 
 /// Gives the queue of an event what a portion has left, portion by portion, as of the same moment, and puts the event as it

@@ -413,9 +413,10 @@ impl State {
     /// Whether an organizer's command is among the next for this event. Its batch has no other events: to end an event, or to seat
     /// its queue, can take minutes, and whatever else is in the transaction is locked as long.
     fn is_revised(&self, event_id: Uuid) -> bool {
-        self.events
-            .get(&event_id)
-            .is_some_and(|event| event.commands.iter().take(BATCH).any(|next| next.command.revises_event()))
+        let Some(event) = self.events.get(&event_id) else { return false };
+        // Those that nobody waits for are not taken.
+        let mut next = event.commands.iter().filter(|next| !next.is_dead()).take(BATCH);
+        next.any(|next| next.command.revises_event())
     }
 
     /// Whether commands that may take long have to wait for those of another event.

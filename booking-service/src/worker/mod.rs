@@ -141,9 +141,16 @@ impl Worker {
         let mut under_way: HashMap<Uuid, UnderWay> = HashMap::new();
         let mut stuck: HashSet<Uuid> = HashSet::new();
         let mut had_their_turn: HashSet<Uuid> = HashSet::new();
+        let mut others_sought = Instant::now();
         loop {
-            // Those that have just had their turn come after the others: what is longest overdue may all be of one event.
-            let after_others = std::mem::take(&mut had_their_turn);
+            // Those that have just had their turn come after the others: what is longest overdue may all be of one event. Not at
+            // each turn: who looks for others walks past all that is due of that one.
+            let after_others = if others_sought.elapsed() < LOOK {
+                HashSet::new()
+            } else {
+                others_sought = Instant::now();
+                std::mem::take(&mut had_their_turn)
+            };
             let due = self.due(&under_way, &after_others, &stuck).await.unwrap_or_else(|error| {
                 tracing::debug!(%error, "cannot look for lapsed holds and offers");
                 Due::default()

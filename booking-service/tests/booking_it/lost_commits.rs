@@ -3,16 +3,19 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use booking_service::MIGRATOR;
 use futures_util::future::join;
 use rowlock_proto::booking::v1 as pb;
 use rowlock_proto::booking::v1::register_response::Outcome;
+use service_core::test_support::TestServer;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::acts::{ask, ask_or_queue, draft};
 use crate::interference::lock;
 use crate::proof::id;
 use crate::proxy::behind_a_proxy;
 use crate::refusal::refused;
-use crate::system::{PATIENCE, at_once, eventually};
+use crate::system::{PATIENCE, System, at_once, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_whose_answer_is_lost_is_found_and_not_done_again() {
@@ -173,4 +176,52 @@ async fn commits_that_break_all_through_a_rush_cost_nobody_a_seat() {
     }
     assert_eq!(seated, 40);
     system.assert_consistent(&event).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repetition_is_not_told_of_a_seat_that_the_synchronous_standby_does_not_have_yet() {
+    let server = TestServer::start(&[]);
+    let system = System::over(server.database("booking", &MIGRATOR).await, 2, |_| {}).await;
+    let event = system.event(2).await;
+    let first = system.attendee().at(&system.replicas[0]);
+    let request = pb::RegisterRequest { request_id: system.new_id().to_string(), ..ask(&event) };
+    // From now on each commit waits for a standby that is not there.
+    standbys(&system, "'nobody'").await;
+    let asked = tokio::spawn({
+        let (first, request) = (first.clone(), request.clone());
+        async move { first.try_register(request).await }
+    });
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event = 'SyncRep' AND left($1::text, 0) = ''";
+    eventually(async || system.count(end, &event).await > 0).await;
+    // Whose session has ended is seen by everybody.
+    let seats = "SELECT count(*) FROM registrations WHERE event_id = $1::uuid";
+    eventually(async || system.count(seats, &event).await == 1).await;
+    let again = first.at(&system.replicas[1]);
+    let mut hasty = tonic::Request::new(request.clone());
+    hasty.set_timeout(Duration::from_secs(1));
+    let told = again.registrations().register(hasty).await;
+    assert!(told.is_err(), "{told:?}");
+    standbys(&system, "''").await;
+    let seat = again.seats(request).await;
+    match asked.await.unwrap() {
+        Ok(Outcome::Registration(told)) => assert_eq!(told, seat),
+        told => panic!("{told:?}"),
+    }
+    system.assert_consistent(&event).await;
+}
+
+/// Sets the server's synchronous standbys, and waits until it knows.
+async fn standbys(system: &System, names: &'static str) {
+    let mut session = PgConnection::connect(&system.database.url).await.unwrap();
+    let set = AssertSqlSafe(format!("ALTER SYSTEM SET synchronous_standby_names = {names}"));
+    sqlx::raw_sql(set).execute(&mut session).await.unwrap();
+    sqlx::raw_sql("SELECT pg_reload_conf()").execute(&mut session).await.unwrap();
+    let name = names.trim_matches('\'');
+    eventually(async || {
+        let known: String =
+            sqlx::query_scalar("SHOW synchronous_standby_names").fetch_one(&mut session).await.unwrap();
+        known == name
+    })
+    .await;
 }

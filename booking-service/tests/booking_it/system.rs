@@ -61,9 +61,13 @@ impl System {
     }
 
     pub(crate) async fn with(count: usize, edit: impl Fn(&mut ServeConfig)) -> Self {
+        Self::over(TestCluster::database("booking", &MIGRATOR).await, count, edit).await
+    }
+
+    /// On this database.
+    pub(crate) async fn over(database: TestDatabase, count: usize, edit: impl Fn(&mut ServeConfig)) -> Self {
         let mint = TokenMint::new();
-        let (database, identity) =
-            tokio::join!(TestCluster::database("booking", &MIGRATOR), Identity::start(&mint));
+        let identity = Identity::start(&mint).await;
         let mut system = Self {
             pool: database.pool(4),
             database,

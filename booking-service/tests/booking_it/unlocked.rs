@@ -8,8 +8,8 @@ use booking_service::domain::facts::Wanted;
 use booking_service::domain::registration::Labels;
 use booking_service::store::StoreError;
 use booking_service::store::seating::{
-    EventVersion, Mark, are_unchanged, begin_and_lock_events, commit, load_facts, prepare_lock, rule_out,
-    session_options, write_effects, write_if_unchanged, write_newcomers_if_unchanged,
+    EventVersion, Mark, are_unchanged, begin_and_lock_events, commit, load_facts, prepare_lock, rollback,
+    rule_out, session_options, write_effects, write_if_unchanged, write_newcomers_if_unchanged,
 };
 use futures_util::future::join_all;
 use rowlock_proto::booking::v1 as pb;
@@ -341,4 +341,68 @@ async fn what_the_database_refuses_of_a_memory_is_read_and_decided_anew() {
     sqlx::query("UPDATE events SET capacity = 1, seats_remaining = 0").execute(&system.pool).await.unwrap();
     refused(system.attendee().register(&event).await, "EVENT_FULL");
     system.assert_consistent(&event).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repetition_is_not_refused_while_what_it_repeats_is_being_committed() {
+    let system = System::start().await;
+    let event = system.event(1).await;
+    let event_id = id(&event.event_id);
+    let (ada, bob) = (system.attendee(), system.attendee());
+    let seat = bob.seat(&event).await;
+    // Elsewhere it is decided and written that Bob gives his seat back (and that somebody has it, as far as others know).
+    let request_id = system.new_id();
+    let cancel = Command {
+        event_id,
+        actor: Actor { id: bob.id, role: ActorRole::Attendee },
+        action: Action::CancelRegistration { registration_id: id(&seat.registration_id) },
+    };
+    let ask_again = pb::RegisterRequest { request_id: request_id.to_string(), ..ask(&event) };
+    let mut elsewhere = session(&system).await;
+    begin_and_lock_events(&mut elsewhere, &[event_id]).await.unwrap();
+    let loaded = load_facts(&mut elsewhere, &[event_id], std::iter::once(&cancel), None).await.unwrap();
+    let Decision { effects, .. } = decide(loaded.facts, [&cancel], &system.ids);
+    let mark = Mark::new(system.new_id(), &effects);
+    write_effects(&mut elsewhere, &loaded.versions, &effects, &mark).await.unwrap();
+
+    // Who asks for the first time is told what there is.
+    refused(system.attendee().register(&event).await, "EVENT_FULL");
+    let repeats = tokio::spawn(async move { ada.try_register(ask_again).await });
+    somebody_waits(&system).await;
+    assert!(!repeats.is_finished());
+    commit(&mut elsewhere).await.unwrap();
+    repeats.await.unwrap().expect("the seat is there by now");
+    system.assert_consistent(&event).await;
+}
+
+#[tokio::test]
+async fn an_event_is_being_written_as_long_as_somebody_has_its_lock() {
+    let system = System::with_replicas(1).await;
+    let event = system.event(5).await;
+    let event_id = id(&event.event_id);
+    let (mut holder, mut reader) = (session(&system).await, session(&system).await);
+    let other = system.event(5).await;
+    let ids = [event_id, id(&other.event_id)];
+    let mut being_written =
+        async || load_facts(&mut reader, &ids, std::iter::empty(), None).await.unwrap().being_written;
+    assert!(!being_written().await);
+    for commits in [true, false] {
+        begin_and_lock_events(&mut holder, &[event_id]).await.unwrap();
+        assert!(being_written().await, "locked");
+        sqlx::query("UPDATE events SET version = version WHERE id = $1")
+            .bind(event_id)
+            .execute(&mut holder)
+            .await
+            .unwrap();
+        assert!(being_written().await, "written");
+        // Others come and go meanwhile: its id is not the last any more.
+        system.attendee().seat(&other).await;
+        assert!(being_written().await, "written a while ago");
+        if commits {
+            commit(&mut holder).await.unwrap()
+        } else {
+            rollback(&mut holder).await.unwrap()
+        }
+        assert!(!being_written().await, "over");
+    }
 }

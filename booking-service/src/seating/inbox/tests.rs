@@ -63,7 +63,8 @@ fn numbers(batch: &Batch) -> Vec<u128> {
 }
 
 async fn next(inbox: &Arc<Inbox>) -> Batch {
-    inbox.next().await.unwrap()
+    let next = tokio::time::timeout(Duration::from_secs(20), inbox.next());
+    next.await.expect("there is a batch").unwrap()
 }
 
 #[tokio::test]
@@ -189,6 +190,26 @@ async fn what_an_organizer_changes_has_a_batch_of_its_own() {
     });
     looks.sort_by_key(|(_, shape)| shape.len());
     assert_eq!(looks, [(Locking::IfFree, vec![(2, 2)]), (Locking::IfFree, vec![(1, 1), (3, 1)])]);
+}
+
+#[tokio::test]
+async fn what_an_organizer_changes_behind_callers_who_are_gone_has_a_batch_of_its_own() {
+    // Whichever of two busy events is looked at first.
+    for _ in 0..20 {
+        let (inbox, mut answers) = inbox(10_000, &[(1, BATCH + 20), (2, 5)]);
+        let (end, answer) = end_of(1);
+        inbox.push(end).unwrap();
+        answers.push(answer);
+        for mut busy in [next(&inbox).await, next(&inbox).await] {
+            busy.timed_out();
+            busy.give_up();
+        }
+        // All calls of one connection, for instance.
+        answers.drain(..BATCH + 20);
+        let mut looks = [shape(&next(&inbox).await), shape(&next(&inbox).await)];
+        looks.sort_unstable();
+        assert_eq!(looks, [vec![(1, 1)], vec![(2, 5)]]);
+    }
 }
 
 /// What a runner would take now.

@@ -42,6 +42,9 @@ pub struct Loaded {
     pub versions: Vec<EventVersion>,
     /// Whether one statement read them all: then they are those of one moment even where nothing is locked.
     pub at_one_moment: bool,
+    /// Whether somebody else had one of the events locked when the first statement looked, in a transaction that had not
+    /// ended: what that has written is not among the facts, though it may be as good as committed.
+    pub being_written: bool,
 }
 
 /// Reads these events and what `commands` need to know about them. The events are locked or do not exist; if not, see
@@ -70,6 +73,11 @@ pub async fn load_facts<'a>(
     let mut rows = sqlx::query!(
         r#"
         SELECT clock_timestamp() AS "now!", e.*,
+            -- Its last locker, or 0, began after the snapshot was taken, or is one of those that had not ended then. (Of
+            -- transaction ids a row has the lower half, and they go round.)
+            (locker <> 0 AND ((locker - pg_snapshot_xmax(pg_current_snapshot())::text::bigint) & 4294967295 < 2147483648
+                              OR locker IN (SELECT x::text::bigint & 4294967295
+                                              FROM pg_snapshot_xip(pg_current_snapshot()) AS x))) AS "being_written!",
             CASE WHEN first THEN
               ARRAY(SELECT (SELECT r.id FROM registrations r
                            WHERE r.event_id = u.event_id AND r.user_id = u.user_id
@@ -97,7 +105,7 @@ pub async fn load_facts<'a>(
           FROM (SELECT id, organizer_id, start_time, end_time, registration_open_time, registration_close_time, capacity,
                        seats_remaining, waitlist_size, largest_party, next_position, max_seats_per_registration,
                        waitlist_policy, offer_ttl_ms, queue_discipline, state, cancel_reason, revision, version,
-                       fence, create_time, update_time, row_number() OVER () = 1 AS first
+                       fence, create_time, update_time, xmax::text::bigint AS locker, row_number() OVER () = 1 AS first
                   FROM events WHERE id = ANY($6)) AS e
         "#,
         &user_events,
@@ -127,6 +135,7 @@ pub async fn load_facts<'a>(
         .unwrap_or_default();
     let mut events_read = Vec::with_capacity(rows.len());
     let mut versions = Vec::with_capacity(rows.len());
+    let being_written = rows.iter().any(|row| row.being_written);
     for row in rows {
         versions.push(EventVersion { id: row.id, version: row.version, fence: row.fence });
         let row = EventRow {
@@ -182,7 +191,7 @@ pub async fn load_facts<'a>(
     let heads = facts.heads_wanted(commands);
     let at_one_moment = nobody_is_known && wanted.texts.is_empty() && heads.is_empty();
     load_heads(connection, &heads, &mut facts).await?;
-    Ok(Loaded { facts, versions, at_one_moment })
+    Ok(Loaded { facts, versions, at_one_moment, being_written })
 }
 
 /// Who is known to which event, in the order asked for: ids, where there are any.

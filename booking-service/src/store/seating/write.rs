@@ -109,6 +109,16 @@ pub async fn are_unchanged(
     Ok(usize::try_from(unchanged).is_ok_and(|unchanged| unchanged == versions.len()))
 }
 
+/// Writes a word that means nothing, and commits it where no transaction has begun: when that is answered, all that this server
+/// has shown until now is as safe as what it commits, at its synchronous standby, too.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn commit_nothing(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::raw_sql("SELECT pg_logical_emit_message(true, 'rowlock', '')").execute(connection).await?;
+    Ok(())
+}
+
 /// Sees to it that nothing is written any more on the ground of what was read of these events until now, and commits. To
 /// be called with the events locked.
 ///
@@ -124,9 +134,7 @@ pub async fn rule_out(connection: &mut PgConnection, events: &[Uuid]) -> Result<
         .await?;
     if raised.rows_affected() == 0 {
         // They are gone. A commit of nothing would not wait for a standby.
-        sqlx::raw_sql("SELECT pg_logical_emit_message(true, 'rowlock', '')")
-            .execute(&mut *connection)
-            .await?;
+        commit_nothing(&mut *connection).await?;
     }
     commit(connection).await
 }
