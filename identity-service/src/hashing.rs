@@ -67,6 +67,8 @@ pub struct PasswordHasher {
     /// One permit for each of those that is for somebody who signs up: they take half of the places at most, so that who is
     /// known already gets in.
     newcomers: Arc<Semaphore>,
+    /// How many of these each address has. Apart from the others: who signs up keeps nobody there from signing in.
+    newcomers_shares: Shares<FailureKey>,
     /// How many of the places each account and each address has.
     shares: Shares<FailureKey>,
     /// How many places there are.
@@ -123,6 +125,7 @@ impl PasswordHasher {
             decoy,
             places: Arc::new(Semaphore::new(places)),
             newcomers: Arc::new(Semaphore::new(places.div_ceil(2))),
+            newcomers_shares: Shares::default(),
             shares: Shares::default(),
             size: places,
             threads: Arc::new(Semaphore::new(limits.threads)),
@@ -135,28 +138,38 @@ impl PasswordHasher {
     /// # Errors
     /// [`HashError`].
     pub async fn hash(&self, password: Password) -> Result<Secret, HashError> {
-        self.hash_for(Whose::Known, password, None).await
+        self.hash_for(Whose::Known, password, ()).await
     }
 
     /// The same for somebody who signs up.
     ///
     /// # Errors
-    /// [`HashError`]; overloaded already if half of the places are taken by others who sign up.
-    pub async fn hash_newcomers(&self, password: Password) -> Result<Secret, HashError> {
+    /// [`HashError`]; overloaded already if half of the places are taken by others who sign up, or a quarter by those from this
+    /// address.
+    pub async fn hash_newcomers(
+        &self,
+        address: Option<FailureKey>,
+        password: Password,
+    ) -> Result<Secret, HashError> {
         let place = place(&self.newcomers, Whose::Newcomer)?;
-        self.hash_for(Whose::Newcomer, password, Some(place)).await
+        let of_address = |address| {
+            let share = self.newcomers_shares.take(address, self.size.div_ceil(4));
+            share.ok_or_else(|| refused(SHARE))
+        };
+        let share = address.map(of_address).transpose()?;
+        self.hash_for(Whose::Newcomer, password, (place, share)).await
     }
 
-    /// Keeps `place` as long as the work is there, whoever is still interested.
+    /// Keeps `held` as long as the work is there, whoever is still interested.
     async fn hash_for(
         &self,
         whose: Whose,
         password: Password,
-        place: Option<OwnedSemaphorePermit>,
+        held: impl Send + 'static,
     ) -> Result<Secret, HashError> {
         let (argon2, entropy) = (self.argon2.clone(), self.entropy.clone());
         let work = move |memory: &mut _| {
-            let _place = place;
+            let _held = held;
             hash(&argon2, entropy.as_ref(), password.as_bytes(), memory).map(Secret::new)
         };
         self.run("hash", whose, work).await
@@ -478,7 +491,7 @@ mod tests {
         assert_eq!(hasher.threads.available_permits(), 0, "what runs keeps its thread, whoever listens");
 
         let first = hasher.newcomers.clone().try_acquire_many_owned(2).expect("half of three, rounded up");
-        let refused = hasher.hash_newcomers(password("vjq7 x2wz")).await;
+        let refused = hasher.hash_newcomers(None, password("vjq7 x2wz")).await;
         assert!(
             matches!(refused, Err(HashError::Overloaded)),
             "the place that is left is not for who signs up"

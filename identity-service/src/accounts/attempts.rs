@@ -26,7 +26,12 @@ pub(super) struct Keys {
 impl Accounts {
     /// The keys of an attempt on an account from an address, if addresses are counted.
     pub(super) fn keys(&self, account: FailureKey, address: Option<IpAddr>) -> Keys {
-        Keys { account, address: self.limits.address.and(address).map(FailureKey::address) }
+        Keys { account, address: self.address_key(address) }
+    }
+
+    /// The key of an address, if addresses are counted.
+    pub(super) fn address_key(&self, address: Option<IpAddr>) -> Option<FailureKey> {
+        self.limits.address.and(address).map(FailureKey::address)
     }
 
     /// Refuses an attempt that is not to be judged, before it costs a hash. It decides nothing else.

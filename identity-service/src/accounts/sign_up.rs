@@ -1,5 +1,7 @@
 //! Making a user.
 
+use std::net::IpAddr;
+
 use service_core::auth::Role;
 
 use super::Accounts;
@@ -17,6 +19,8 @@ pub struct SignUp {
     pub display_name: String,
     /// Attendee or organizer.
     pub role: Role,
+    /// Where the call comes from, if that is known.
+    pub address: Option<IpAddr>,
 }
 
 impl Accounts {
@@ -26,7 +30,10 @@ impl Accounts {
     /// [`crate::domain::Error::EmailTaken`]; also after an answer that was lost, if the user was made then.
     pub async fn sign_up(&self, request: SignUp) -> Result<User> {
         // Before the id: it tells when the user was made, and whoever hashes may have waited.
-        let password_hash = self.hasher.hash_newcomers(request.password.into_inner()).await?;
+        let password_hash = self
+            .hasher
+            .hash_newcomers(self.address_key(request.address), request.password.into_inner())
+            .await?;
         let user = NewUser {
             id: self.sources.ids.new_id(),
             email: request.email,

@@ -28,7 +28,8 @@ pub(super) struct AuthRpcs {
 #[tonic::async_trait]
 impl AuthService for AuthRpcs {
     async fn sign_up(&self, request: Request<SignUpRequest>) -> Result<Response<SignUpResponse>, Status> {
-        let sign_up = convert::sign_up(request.get_ref())?;
+        let client = self.client_address.client(&request);
+        let sign_up = convert::sign_up(request.get_ref(), &client)?;
         let user = self.accounts.sign_up(sign_up).await?;
         Ok(Response::new(SignUpResponse { user: Some(convert::user(&user)) }))
     }

@@ -19,7 +19,7 @@ use crate::store::StoredRevocation;
 use super::client::Client;
 
 /// Reads a sign-up.
-pub(super) fn sign_up(request: &proto::SignUpRequest) -> Result<SignUp> {
+pub(super) fn sign_up(request: &proto::SignUpRequest, client: &Client) -> Result<SignUp> {
     let mut violations = Violations::default();
     let email = Email::read(&mut violations, "email", &request.email);
     let password = NewPassword::read(&mut violations, "password", &request.password, &email);
@@ -27,7 +27,7 @@ pub(super) fn sign_up(request: &proto::SignUpRequest) -> Result<SignUp> {
     let asked = role_asked(&mut violations, "role", request.role);
     let role = sign_up_role(&mut violations, "role", asked);
     violations.finish()?;
-    Ok(SignUp { email, password, display_name, role })
+    Ok(SignUp { email, password, display_name, role, address: client.address })
 }
 
 /// Reads a sign-in. What cannot be an address or a password of anybody is told as such: it says nothing about

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use identity_service::grpc::ClientAddress;
 use identity_service::hashing::HashLimits;
 use rowlock_proto::identity::v1::{Role, SignInRequest};
 use service_core::clock::Clock;
@@ -183,6 +184,40 @@ async fn however_many_sign_up_who_is_known_gets_in() {
     assert_eq!(refusal(&first).1, "OVERLOADED");
     let status = server.sign_in("nobody@example.org", PASSWORD).await.unwrap_err();
     assert_eq!(refusal(&status).1, "CREDENTIALS_INVALID");
+}
+
+#[tokio::test]
+async fn one_address_does_not_take_all_places_for_who_signs_up() {
+    let server = TestServer::with(|config| {
+        config.hashing.limits = HashLimits { threads: 1, waiting: 15 };
+        config.hashing.cost.passes = 20;
+        config.client_address = ClientAddress::header("x-forwarded-for").unwrap();
+    })
+    .await;
+    let sign_up = |n: usize, address: &'static str| {
+        let mut request = tonic::Request::new(crate::server::sign_up(&format!("user{n}@example.org")));
+        request.metadata_mut().insert("x-forwarded-for", address.parse().unwrap());
+        let mut auth = server.auth();
+        tokio::spawn(async move { auth.sign_up(request).await })
+    };
+    let flood: Vec<_> = (0..20).map(|n| sign_up(n, "192.0.2.1")).collect();
+    // As many have a place as may.
+    let refused = async {
+        while flood.iter().filter(|call| call.is_finished()).count() < 12 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.expect("a quarter of the places");
+    sign_up(20, "192.0.2.2").await.unwrap().unwrap();
+    let mut served = 0;
+    for call in flood {
+        match call.await.unwrap() {
+            Ok(_) => served += 1,
+            Err(status) => assert_eq!(refusal(&status).1, "OVERLOADED"),
+        }
+    }
+    // Four at a time.
+    assert!((4..=8).contains(&served), "{served}");
 }
 
 /// Waits until a statement that begins with `query` waits for a lock.
