@@ -1,6 +1,7 @@
 //! One log line and the metrics of every call, written when its last frame is sent.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -17,7 +18,14 @@ use tracing::{Level, Span};
 
 use super::methods::UNKNOWN;
 use super::{Methods, Middleware, Next, PolledFrame, Request, Response, poll_body};
+use crate::pace::Pace;
 use crate::trace;
+
+/// How many lines about calls that went wrong, but for bugs, are written at once, and how many a second from then on. Whoever is
+/// refused by the thousand would fill the log, and whoever reads it slowly would stop the service: the rest is counted.
+const LINES_AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(399);
+/// See [`LINES_AT_ONCE`].
+const LINES_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(199);
 
 /// Observes calls. For a stream the call ends with its last frame; one that the client leaves is CANCELLED.
 #[derive(Clone)]
@@ -26,15 +34,21 @@ pub(crate) struct ObserveLayer(Arc<Meters>);
 impl ObserveLayer {
     /// Shows the counters of bugs from the start on: an alert on a rise needs the value before it.
     pub(crate) fn new(methods: &Methods) -> Self {
-        let known: HashMap<_, _> = methods.paths().map(|path| (path, Arc::new(Meter::new(path)))).collect();
+        // From the start on, too.
+        metrics::counter!(LEFT_OUT).increment(0);
+        let lines = Arc::new(Pace::new(LINES_AT_ONCE, LINES_PER_SECOND));
+        let meter = |rpc| Arc::new(Meter::new(rpc, Arc::clone(&lines)));
+        let known: HashMap<_, _> = methods.paths().map(|path| (path, meter(path))).collect();
         for meter in known.values() {
             for code in [Code::Internal, Code::Unknown, Code::DataLoss] {
                 meter.ended(code).increment(0);
             }
         }
-        Self(Arc::new(Meters { known, unknown: Arc::new(Meter::new(UNKNOWN)) }))
+        Self(Arc::new(Meters { known, unknown: meter(UNKNOWN) }))
     }
 }
+
+const LEFT_OUT: &str = "log_lines_left_out_total";
 
 struct Meters {
     known: HashMap<&'static str, Arc<Meter>>,
@@ -47,14 +61,16 @@ struct Meter {
     seconds: OnceLock<Histogram>,
     /// By code. Those that never come make no series.
     ended: [OnceLock<Counter>; CODES],
+    /// What all methods share.
+    lines: Arc<Pace<()>>,
 }
 
 /// OK is 0, UNAUTHENTICATED 16.
 const CODES: usize = 17;
 
 impl Meter {
-    fn new(rpc: &'static str) -> Self {
-        Self { rpc, seconds: OnceLock::new(), ended: [const { OnceLock::new() }; CODES] }
+    fn new(rpc: &'static str, lines: Arc<Pace<()>>) -> Self {
+        Self { rpc, seconds: OnceLock::new(), ended: [const { OnceLock::new() }; CODES], lines }
     }
 
     fn seconds(&self) -> &Histogram {
@@ -113,6 +129,15 @@ impl Call {
         self.trace.end();
     }
 
+    /// Whether there is a line left for it, or else counts that there is none.
+    fn has_a_line(&self) -> bool {
+        let has_one = self.meter.lines.take(&()).is_ok();
+        if !has_one {
+            metrics::counter!(LEFT_OUT).increment(1);
+        }
+        has_one
+    }
+
     fn record(&self, code: Code, headers: &HeaderMap) {
         let took = self.began.elapsed();
         self.meter.ended(code).increment(1);
@@ -122,19 +147,28 @@ impl Call {
         let is_heard = || {
             LevelFilter::current() >= Level::DEBUG && self.span.in_scope(|| tracing::enabled!(Level::DEBUG))
         };
-        if level(code) == Level::DEBUG && !self.trace.is_some() && !is_heard() {
+        let level = level(code);
+        let is_told = match level {
+            Level::ERROR => true,
+            Level::DEBUG => is_heard(),
+            _ => self.has_a_line(),
+        };
+        if !is_told && !self.trace.is_some() {
             return;
         }
         let _in_span = self.span.enter();
         let reason = if code == Code::Ok { String::new() } else { reason(headers) };
         self.tell_trace(code, &reason);
+        if !is_told {
+            return;
+        }
         macro_rules! line {
             ($level:ident) => {{
                 let duration_ms = took.as_secs_f64() * 1e3;
                 tracing::event!(tracing::Level::$level, code = name(code), reason, duration_ms, "call ended");
             }};
         }
-        match level(code) {
+        match level {
             Level::ERROR => line!(ERROR),
             Level::WARN => line!(WARN),
             Level::INFO => line!(INFO),

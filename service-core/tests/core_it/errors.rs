@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::stream;
 use service_core::auth::Role;
 use tokio::time::sleep;
@@ -480,6 +481,29 @@ async fn a_call_is_logged_once_with_its_code_and_reason_and_without_its_token() 
             .any(|l| l.contains("order-23") && l.contains(&USER.to_string()) && l.contains(r#""code":"OK""#))
     })
     .await;
+}
+
+#[tokio::test]
+async fn of_calls_that_are_refused_by_the_thousand_a_part_is_logged_and_the_rest_is_counted() {
+    let bench = Bench::start().await;
+    let left_out = || counted("log_lines_left_out_total");
+    let (before, began) = (left_out(), std::time::Instant::now());
+    let calls = 3_000;
+    let refused = (0..calls).map(|n| {
+        let request = with("x-request-id", &format!("flood-{n}"), bearer("no token"));
+        bench.call("Who", request)
+    });
+    for call in stream::iter(refused).buffer_unordered(64).collect::<Vec<_>>().await {
+        refusal(call);
+    }
+    let bug = with("x-request-id", "flood-bug", text(""));
+    refusal(unary(bench.channel(), "/test.Probe/Panic", bug).await);
+    eventually(async || log().lines().any(|line| line.contains("flood-bug"))).await;
+    let lines =
+        log().lines().filter(|line| line.contains("flood-") && line.contains("TOKEN_INVALID")).count();
+    let room = 400 + 200 * (began.elapsed().as_secs() + 1);
+    assert!(lines >= 400 && lines as u64 <= room, "{lines} in {:?}", began.elapsed());
+    assert!(left_out() - before >= calls - lines as u64);
 }
 
 #[tokio::test]
