@@ -399,9 +399,9 @@ async fn an_event_is_being_written_as_long_as_somebody_has_its_lock() {
         system.attendee().seat(&other).await;
         assert!(being_written().await, "written a while ago");
         if commits {
-            commit(&mut holder).await.unwrap()
+            commit(&mut holder).await.unwrap();
         } else {
-            rollback(&mut holder).await.unwrap()
+            rollback(&mut holder).await.unwrap();
         }
         assert!(!being_written().await, "over");
     }

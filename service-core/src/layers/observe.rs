@@ -35,7 +35,7 @@ impl ObserveLayer {
     /// Shows the counters of bugs from the start on: an alert on a rise needs the value before it.
     pub(crate) fn new(methods: &Methods) -> Self {
         // From the start on, too.
-        metrics::counter!(LEFT_OUT).increment(0);
+        left_out().increment(0);
         let lines = Arc::new(Pace::new(LINES_AT_ONCE, LINES_PER_SECOND));
         let meter = |rpc| Arc::new(Meter::new(rpc, Arc::clone(&lines)));
         let known: HashMap<_, _> = methods.paths().map(|path| (path, meter(path))).collect();
@@ -48,7 +48,9 @@ impl ObserveLayer {
     }
 }
 
-const LEFT_OUT: &str = "log_lines_left_out_total";
+fn left_out() -> Counter {
+    metrics::counter!("log_lines_left_out_total")
+}
 
 struct Meters {
     known: HashMap<&'static str, Arc<Meter>>,
@@ -133,7 +135,7 @@ impl Call {
     fn has_a_line(&self) -> bool {
         let has_one = self.meter.lines.take(&()).is_ok();
         if !has_one {
-            metrics::counter!(LEFT_OUT).increment(1);
+            left_out().increment(1);
         }
         has_one
     }
