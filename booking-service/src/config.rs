@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use service_core::auth::Role;
 use service_core::config::{
-    Checked, ConfigErrors, DatabaseConfig, DefaultAddresses, Period, ServerConfig, TelemetryConfig, secret,
+    Checked, ConfigErrors, DatabaseConfig, Period, ServerConfig, ServerDefaults, TelemetryConfig, secret,
 };
 use service_core::layers::{RateLimit, RateOption};
 use service_core::secret::Secret;
@@ -22,10 +22,12 @@ use crate::seating::SeatingConfig;
 const SHORTEST_RETENTION: Duration = Duration::from_secs(3_600);
 const REGISTER: &str = "/rowlock.booking.v1.RegistrationService/Register";
 
-/// Where this service listens unless it is told otherwise.
-pub const DEFAULT_ADDRESSES: DefaultAddresses = DefaultAddresses {
+/// How this service is served unless it is told otherwise.
+pub const DEFAULTS: ServerDefaults = ServerDefaults {
     grpc: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 50052),
     http: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9052),
+    // An organizer may register a thousand guests.
+    limited: &[Role::Attendee],
 };
 
 /// Everything that serving needs to know.
@@ -101,14 +103,14 @@ impl ServeArgs {
     pub fn check(self) -> Result<ServeConfig, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let database = self.database.check(&mut errors);
-        let mut server = self.server.check(DEFAULT_ADDRESSES, &mut errors);
+        let mut server = self.server.check(DEFAULTS, &mut errors);
         let rate =
             self.seating.register_rate.clone().take("--register-rate (ROWLOCK_REGISTER_RATE)", &mut errors);
         if let Some(RateOption(Some(rate))) = rate {
             // First, so that Register is not counted with the other calls.
             server
                 .rate_limits
-                .insert(0, RateLimit { roles: &[Role::Attendee], methods: Some(&[REGISTER]), rate });
+                .insert(0, RateLimit { roles: DEFAULTS.limited, methods: Some(&[REGISTER]), rate });
         }
         let tokens = self.tokens.check(&mut errors);
         let seating = self.seating.check(&mut errors);

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use booking_service::cli::{Cli, Command};
-use booking_service::config::DEFAULT_ADDRESSES;
+use booking_service::config::DEFAULTS;
 use booking_service::{MIGRATOR, commands, demo};
 use clap::{CommandFactory, Parser};
 use mimalloc::MiMalloc;
@@ -42,7 +42,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(args) => Box::pin(commands::serve(*args, &MIGRATOR)).await,
         Command::Migrate(args) => Box::pin(commands::migrate(*args, &MIGRATOR)).await,
         Command::Health(args) => {
-            health::ask(args, DEFAULT_ADDRESSES.grpc.port()).await?;
+            health::ask(args, DEFAULTS.grpc.port()).await?;
             commands::say("serving")
         }
         Command::Demo(args) => Box::pin(demo::run(args)).await,

@@ -19,7 +19,7 @@ use crate::accounts::{
     take_back_first_service_account,
 };
 use crate::cli::{AdminCreateArgs, KeysCommand, MigrateArgs, ServeArgs, ServiceAccountCreateArgs};
-use crate::config::DEFAULT_ADDRESSES;
+use crate::config::DEFAULTS;
 use crate::domain::{Email, NewPassword, display_name};
 use crate::hashing::PasswordHasher;
 use crate::serve::{self, APPLICATION_NAME};
@@ -202,7 +202,7 @@ fn password_from_stdin() -> anyhow::Result<Secret> {
 /// # Errors
 /// If it does not, or does not answer in time.
 pub async fn health(args: HealthArgs) -> anyhow::Result<()> {
-    health::ask(args, DEFAULT_ADDRESSES.grpc.port()).await?;
+    health::ask(args, DEFAULTS.grpc.port()).await?;
     say("serving")
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use service_core::auth::Role;
 use service_core::config::{
-    Checked, ConfigErrors, DatabaseConfig, DefaultAddresses, Period, ServerConfig, TelemetryConfig,
+    Checked, ConfigErrors, DatabaseConfig, Period, ServerConfig, ServerDefaults, TelemetryConfig,
 };
 
 use crate::accounts::SignInLimits;
@@ -14,10 +14,12 @@ use crate::grpc::ClientAddress;
 use crate::hashing::{HashCost, HashLimits};
 use crate::signing::KeyDir;
 
-/// Where this service listens unless it is told otherwise.
-pub const DEFAULT_ADDRESSES: DefaultAddresses = DefaultAddresses {
+/// How this service is served unless it is told otherwise.
+pub const DEFAULTS: ServerDefaults = ServerDefaults {
     grpc: std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 50051),
     http: std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 9051),
+    // Nothing that organizers do here has to be done a thousand times, and anybody may sign up as one.
+    limited: &[Role::Attendee, Role::Organizer],
 };
 
 /// The first pause after too many failed sign-ins.
@@ -80,11 +82,7 @@ impl ServeArgs {
     pub fn check(self) -> Result<ServeConfig, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let database = self.database.check(&mut errors);
-        let mut server = self.server.check(DEFAULT_ADDRESSES, &mut errors);
-        for limit in &mut server.rate_limits {
-            // Nothing that organizers do here has to be done a thousand times, and anybody may sign up as one.
-            limit.roles = &[Role::Attendee, Role::Organizer];
-        }
+        let server = self.server.check(DEFAULTS, &mut errors);
         let (keys, tokens) = self.tokens.check(&mut errors);
         let hashing = self.hashing.check(&mut errors);
         let client_address = client_address(self.sign_in.client_address_header.as_deref(), &mut errors);

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use service_core::auth::{Access, AccessTable, principal};
 use service_core::clock::SystemClock;
-use service_core::config::{DefaultAddresses, LogFormat, ServerConfig, TelemetryConfig};
+use service_core::config::{LogFormat, ServerConfig, ServerDefaults, TelemetryConfig};
 use service_core::ids::UuidV7;
 use service_core::lifecycle::Readiness;
 use service_core::server::{GrpcServer, Listeners};
@@ -39,7 +39,7 @@ pub(crate) struct EmptyServer {
 impl EmptyServer {
     pub(crate) async fn start(mint: &TokenMint) -> anyhow::Result<Self> {
         let any = ([127, 0, 0, 1], 0).into();
-        let config = ServerConfig::at(DefaultAddresses { grpc: any, http: any });
+        let config = ServerConfig::at(ServerDefaults { grpc: any, http: any, limited: &[] });
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let verifier = mint.verifier();
         let serving = async move {

@@ -9,7 +9,7 @@ use rowlock_proto::booking::v1::ListEventsRequest;
 use rowlock_proto::booking::v1::event_service_client::EventServiceClient;
 use service_core::auth::{Access, Role};
 use service_core::clock::SystemClock;
-use service_core::config::{ConfigErrors, DefaultAddresses, ServerConfig};
+use service_core::config::{ConfigErrors, ServerConfig, ServerDefaults};
 use service_core::ids::UuidV7;
 use service_core::lifecycle::Readiness;
 use service_core::server::{GrpcServer, Listeners};
@@ -50,8 +50,10 @@ fn upstream(options: UpstreamOptions) -> Upstream {
 /// An identity-service over TLS, as far as booking needs it: its address, and what it revokes.
 async fn secure_identity(mint: &TokenMint, tls: ServerTls) -> (String, Arc<Revocations>, DropGuard) {
     let any = ([127, 0, 0, 1], 0).into();
-    let config =
-        ServerConfig { tls: Some(tls), ..ServerConfig::at(DefaultAddresses { grpc: any, http: any }) };
+    let config = ServerConfig {
+        tls: Some(tls),
+        ..ServerConfig::at(ServerDefaults { grpc: any, http: any, limited: &[Role::Attendee] })
+    };
     let listeners = Listeners::bind(&config).await.unwrap();
     let url = format!("https://{}", listeners.grpc.local_addr().unwrap());
     let logs = service_core::config::TelemetryConfig {

@@ -146,13 +146,21 @@ impl DatabaseArgs {
     }
 }
 
-/// Where a service listens unless it is told otherwise.
+/// How a service is served unless it is told otherwise.
 #[derive(Clone, Copy, Debug)]
-pub struct DefaultAddresses {
-    /// For gRPC.
+pub struct ServerDefaults {
+    /// Where it listens for gRPC.
     pub grpc: SocketAddr,
-    /// For operations: metrics, liveness, readiness.
+    /// Where it listens for operations.
     pub http: SocketAddr,
+    /// Whose calls are limited. Others are trusted with more.
+    pub limited: &'static [Role],
+}
+
+impl ServerDefaults {
+    fn limit(&self, rate: Rate) -> RateLimit {
+        RateLimit { roles: self.limited, methods: None, rate }
+    }
 }
 
 /// How to serve.
@@ -290,12 +298,12 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
-    /// The defaults, listening on `addresses`.
+    /// The defaults.
     #[must_use]
-    pub fn at(addresses: DefaultAddresses) -> Self {
+    pub fn at(defaults: ServerDefaults) -> Self {
         Self {
-            grpc_addr: addresses.grpc,
-            http_addr: addresses.http,
+            grpc_addr: defaults.grpc,
+            http_addr: defaults.http,
             reflection: true,
             max_message_bytes: 1 << 20,
             max_arriving_bytes: 64 << 20,
@@ -315,7 +323,7 @@ impl ServerConfig {
             max_connection_age_grace: Duration::from_secs(30),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
-            rate_limits: vec![attendees(DEFAULT_CALL_RATE)],
+            rate_limits: vec![defaults.limit(DEFAULT_CALL_RATE)],
             drain_grace: Duration::from_secs(20),
             tls: None,
         }
@@ -325,14 +333,9 @@ impl ServerConfig {
 /// 50 calls a second.
 const DEFAULT_CALL_RATE: Rate = Rate::per_second(NonZeroU32::MIN.saturating_add(49));
 
-/// People are limited; organizers, services and admins are trusted with more: an organizer may register a thousand guests.
-fn attendees(rate: Rate) -> RateLimit {
-    RateLimit { roles: &[Role::Attendee], methods: None, rate }
-}
-
 impl ServerArgs {
     /// Checks the group. The result is of use only if `errors` stays empty.
-    pub fn check(self, defaults: DefaultAddresses, errors: &mut ConfigErrors) -> ServerConfig {
+    pub fn check(self, defaults: ServerDefaults, errors: &mut ConfigErrors) -> ServerConfig {
         let mut config = ServerConfig::at(defaults);
         let name = "--grpc-addr (ROWLOCK_GRPC_ADDR)";
         if let Some(addr) = self.grpc_addr.and_then(|a| a.take(name, errors)) {
@@ -389,7 +392,7 @@ impl ServerArgs {
         config.tls = self.tls.check(errors);
         let rate = self.call_rate.take("--call-rate (ROWLOCK_CALL_RATE)", errors);
         if let Some(RateOption(rate)) = rate {
-            config.rate_limits = rate.map(attendees).into_iter().collect();
+            config.rate_limits = rate.map(|rate| defaults.limit(rate)).into_iter().collect();
         }
         let mut period = |to: &mut Duration, value: Checked<Period>, name: &str, shortest_ms, longest_s| {
             let range = Period(Duration::from_millis(shortest_ms))..=Period(Duration::from_secs(longest_s));

@@ -11,7 +11,7 @@ mod tls;
 mod traces;
 
 pub use args::{
-    DatabaseArgs, DatabaseConfig, DatabaseUrlInvalid, DefaultAddresses, LogFormat, ServerArgs, ServerConfig,
+    DatabaseArgs, DatabaseConfig, DatabaseUrlInvalid, LogFormat, ServerArgs, ServerConfig, ServerDefaults,
     TelemetryArgs, TelemetryConfig, UnknownLogFormat,
 };
 pub use checked::{Checked, ConfigErrors, NotAPeriod, Period, secret};

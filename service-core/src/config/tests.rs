@@ -3,6 +3,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 
 use super::*;
+use crate::auth::Role;
 
 #[derive(Parser, Debug)]
 struct Options {
@@ -19,8 +20,11 @@ type Checks = (DatabaseConfig, ServerConfig, TelemetryConfig);
 fn check(arguments: &[&str]) -> Result<Checks, String> {
     let options =
         Options::try_parse_from([&["test"], arguments].concat()).map_err(|error| error.to_string())?;
-    let addresses =
-        DefaultAddresses { grpc: ([0, 0, 0, 0], 50_051).into(), http: ([0, 0, 0, 0], 9_051).into() };
+    let addresses = ServerDefaults {
+        grpc: ([0, 0, 0, 0], 50_051).into(),
+        http: ([0, 0, 0, 0], 9_051).into(),
+        limited: &[Role::Attendee],
+    };
     let mut errors = ConfigErrors::default();
     let checks = (
         options.database.check(&mut errors),
@@ -128,7 +132,8 @@ fn durations_have_a_unit() {
 fn the_defaults_that_help_shows_are_those_of_the_configuration() {
     let (database, server, _) = check(&["--database-url", URL]).unwrap();
     let plain = DatabaseConfig::from_url(URL).unwrap();
-    let addresses = DefaultAddresses { grpc: server.grpc_addr, http: server.http_addr };
+    let addresses =
+        ServerDefaults { grpc: server.grpc_addr, http: server.http_addr, limited: &[Role::Attendee] };
     assert_eq!(format!("{server:?}"), format!("{:?}", ServerConfig::at(addresses)));
     let timeouts = |c: &DatabaseConfig| {
         (

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use service_core::auth::Role;
 use service_core::clock::SystemClock;
-use service_core::config::{DefaultAddresses, LogFormat, ServerConfig, TelemetryConfig};
+use service_core::config::{LogFormat, ServerConfig, ServerDefaults, TelemetryConfig};
 use service_core::ids::UuidV7;
 use service_core::lifecycle::Readiness;
 use service_core::server::{GrpcServer, Listeners};
@@ -48,7 +49,8 @@ impl Bench {
 
     pub(crate) async fn with(edit: impl FnOnce(&mut ServerConfig)) -> Self {
         let any = ([127, 0, 0, 1], 0).into();
-        let mut config = ServerConfig::at(DefaultAddresses { grpc: any, http: any });
+        let mut config =
+            ServerConfig::at(ServerDefaults { grpc: any, http: any, limited: &[Role::Attendee] });
         edit(&mut config);
         let listeners = Listeners::bind(&config).await.unwrap();
         let (grpc, http) = (listeners.grpc.local_addr().unwrap(), listeners.http.local_addr().unwrap());

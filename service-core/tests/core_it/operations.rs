@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use service_core::config::{DefaultAddresses, ServerConfig};
+use service_core::auth::Role;
+use service_core::config::{ServerConfig, ServerDefaults};
 use service_core::server::Listeners;
 use service_core::test_support::counted;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -96,12 +97,19 @@ async fn reflection_can_be_turned_off() {
 #[tokio::test]
 async fn a_taken_address_is_named() {
     let any = ([127, 0, 0, 1], 0).into();
-    let taken = Listeners::bind(&ServerConfig::at(DefaultAddresses { grpc: any, http: any })).await.unwrap();
+    let taken = Listeners::bind(&ServerConfig::at(ServerDefaults {
+        grpc: any,
+        http: any,
+        limited: &[Role::Attendee],
+    }))
+    .await
+    .unwrap();
     let address = taken.http.local_addr().unwrap();
-    let config = ServerConfig::at(DefaultAddresses { grpc: any, http: address });
+    let config = ServerConfig::at(ServerDefaults { grpc: any, http: address, limited: &[] });
     let error = Listeners::bind(&config).await.unwrap_err().to_string();
     assert_eq!(error, format!("address {address} is already in use"));
-    let foreign = ServerConfig::at(DefaultAddresses { grpc: ([192, 0, 2, 1], 5).into(), http: any });
+    let foreign =
+        ServerConfig::at(ServerDefaults { grpc: ([192, 0, 2, 1], 5).into(), http: any, limited: &[] });
     let error = Listeners::bind(&foreign).await.unwrap_err().to_string();
     assert_eq!(error, "address 192.0.2.1:5 is not an address of this machine");
 }
