@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
 use crate::config::ServerConfig;
@@ -103,7 +104,7 @@ impl Door {
                 Times { begin_by, old_at, end: old_at + grace }
             };
             match &self.tls {
-                None => return Connection::new(Io::Plain(stream), place, times()),
+                None => return Connection::new(Either::Left(stream), place, times()),
                 Some(tls) => {
                     let (tls, slots) = (tls.get(), Arc::clone(&self.slots));
                     let handshake = async move {
@@ -116,7 +117,7 @@ impl Door {
                     self.handshakes.spawn(async move {
                         match timeout_at(begin_by, handshake).await {
                             Ok(Ok(stream)) => {
-                                Some(Connection::new(Io::Tls(Box::new(stream)), place, times()))
+                                Some(Connection::new(Either::Right(Box::new(stream)), place, times()))
                             }
                             Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
                                 refused("timeout");
@@ -208,10 +209,8 @@ pub(super) struct Connection {
     is_cut: bool,
 }
 
-enum Io {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
+/// In the open, or with TLS.
+type Io = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 impl Connection {
     fn new(io: Io, place: Place, times: Times) -> Self {
@@ -256,8 +255,8 @@ impl Connected for Connection {
 
     fn connect_info(&self) -> Peer {
         Peer::new(match &self.io {
-            Io::Plain(stream) => stream.connect_info(),
-            Io::Tls(stream) => stream.get_ref().0.connect_info(),
+            Either::Left(stream) => stream.connect_info(),
+            Either::Right(stream) => stream.get_ref().0.connect_info(),
         })
     }
 }
@@ -271,10 +270,7 @@ impl AsyncRead for Connection {
         // HTTP/2 is always about to read, unless it waits for the client to read.
         self.poll_end(cx)?;
         let before = buf.filled().len();
-        let read = match &mut self.io {
-            Io::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Io::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
         if self.to_begin > 0 && read.is_ready() {
             self.to_begin = self.to_begin.saturating_sub(buf.filled().len() - before);
             if self.to_begin == 0 {
@@ -293,10 +289,7 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_end(cx)?;
-        let written = match &mut self.io {
-            Io::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        };
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
         if let Poll::Ready(Ok(count)) = written {
             self.has_sent(buf.get(..count).unwrap_or(buf));
         }
@@ -306,18 +299,12 @@ impl AsyncWrite for Connection {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // As the connection ends nothing is written any more: what TLS has not sent yet is flushed, for ever if nobody reads it.
         self.poll_end(cx)?;
-        match &mut self.io {
-            Io::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_end(cx)?;
-        match &mut self.io {
-            Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -326,10 +313,7 @@ impl AsyncWrite for Connection {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.poll_end(cx)?;
-        let written = match &mut self.io {
-            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        };
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         if let Poll::Ready(Ok(mut count)) = written {
             for buf in bufs {
                 let sent = buf.get(..count).unwrap_or(buf);
@@ -341,9 +325,6 @@ impl AsyncWrite for Connection {
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.io {
-            Io::Plain(stream) => stream.is_write_vectored(),
-            Io::Tls(stream) => stream.is_write_vectored(),
-        }
+        self.io.is_write_vectored()
     }
 }
