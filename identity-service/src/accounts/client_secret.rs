@@ -3,15 +3,12 @@
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use service_core::digest::sha256;
-use service_core::secret::Secret;
 use time::OffsetDateTime;
 
-use super::random_token::random_token;
+use super::ClientSecret;
 use crate::domain::{SecretDigests, WhichSecret};
 use crate::sources::{Entropy, NoEntropy};
 
-const SECRET_PREFIX: &str = "rowlock_secret_";
 const CLIENT_PREFIX: &str = "rowlock_client_";
 
 /// A new client id: 128 random bits. It is no secret, but whoever does not know it cannot make the account pause.
@@ -24,38 +21,7 @@ pub(super) fn new_client_id(entropy: &dyn Entropy) -> Result<String, NoEntropy> 
     Ok(format!("{CLIENT_PREFIX}{}", URL_SAFE_NO_PAD.encode(bits)))
 }
 
-/// The secret of a service account: 256 random bits. The database has its digest only; a plain one is enough, since
-/// nobody can try them all.
-#[derive(Clone, Debug)]
-pub struct ClientSecret(Secret);
-
 impl ClientSecret {
-    /// A new one.
-    ///
-    /// # Errors
-    /// If there is no randomness.
-    pub fn generate(entropy: &dyn Entropy) -> Result<Self, NoEntropy> {
-        random_token(SECRET_PREFIX, entropy).map(Self)
-    }
-
-    /// One that a client sent.
-    #[must_use]
-    pub fn presented(text: &str) -> Self {
-        Self(Secret::new(text))
-    }
-
-    /// What the admin gets, once.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        self.0.expose()
-    }
-
-    /// What is stored.
-    #[must_use]
-    pub fn digest(&self) -> [u8; 32] {
-        sha256(&[self.0.expose().as_bytes()])
-    }
-
     /// Which of the secrets of an account it is at `now`; `None` is an account that does not exist. It takes the same time
     /// whatever the answer.
     #[must_use]
@@ -83,16 +49,11 @@ mod tests {
 
     use time::macros::datetime;
 
-    use super::super::random_token::BITS_CHARS;
     use super::*;
     use crate::sources::SystemEntropy;
 
     #[test]
-    fn every_secret_is_another_one_and_none_prints() {
-        let [a, b] = [0, 1].map(|_| ClientSecret::generate(&SystemEntropy).unwrap());
-        assert_ne!(a.expose(), b.expose());
-        assert_eq!(a.expose().len(), SECRET_PREFIX.len() + BITS_CHARS);
-        assert_eq!(format!("{a:?}"), "ClientSecret([secret])");
+    fn every_client_id_is_another_one() {
         assert_ne!(new_client_id(&SystemEntropy).unwrap(), new_client_id(&SystemEntropy).unwrap());
     }
 

@@ -8,7 +8,6 @@ mod client_secret;
 mod delete_user;
 mod password_reset;
 mod random_token;
-mod refresh_token;
 mod service_accounts;
 mod sessions;
 mod sign_in;
@@ -29,9 +28,7 @@ use crate::sources::{NoEntropy, Sources};
 
 pub use admin::{AdminCreated, NewAdmin, create_admin};
 pub use change_password::ChangePassword;
-pub use client_secret::ClientSecret;
-pub use password_reset::ResetToken;
-pub use refresh_token::RefreshToken;
+pub use random_token::{ClientSecret, RefreshToken, ResetToken};
 pub use service_accounts::{ServiceSignIn, create_first_service_account, take_back_first_service_account};
 pub use sessions::SessionTokens;
 pub use sign_in::SignIn;

@@ -1,44 +1,12 @@
 //! Replacing a password that was forgotten: the token for it, and its use.
 
 use service_core::auth::Principal;
-use service_core::digest::sha256;
-use service_core::secret::Secret;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::Accounts;
-use super::random_token::{presented_token, random_token};
+use super::{Accounts, ResetToken};
 use crate::domain::{Error, NewPassword, Result, User};
-use crate::sources::{Entropy, NoEntropy};
 use crate::store::{self, FailureKey, NewPasswordReset, PasswordReset};
-
-const PREFIX: &str = "rowlock_reset_";
-
-/// A token that replaces a password: 256 random bits. The database has its digest only.
-#[derive(Clone, Debug)]
-pub struct ResetToken(Secret);
-
-impl ResetToken {
-    fn generate(entropy: &dyn Entropy) -> Result<Self, NoEntropy> {
-        random_token(PREFIX, entropy).map(Self)
-    }
-
-    /// One that a client brought. `None` if it cannot be one.
-    #[must_use]
-    pub fn presented(text: &str) -> Option<Self> {
-        presented_token(PREFIX, text).map(Self)
-    }
-
-    /// What the admin gets, once.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        self.0.expose()
-    }
-
-    fn digest(&self) -> [u8; 32] {
-        sha256(&[self.0.expose().as_bytes()])
-    }
-}
 
 impl Accounts {
     /// Makes a token that replaces a user's password, and tells when it lapses.

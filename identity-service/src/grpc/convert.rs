@@ -163,7 +163,7 @@ pub(super) fn service_sign_in(
     violations.finish()?;
     Ok(ServiceSignIn {
         client_id: request.client_id.clone(),
-        secret: ClientSecret::presented(&request.client_secret),
+        secret: ClientSecret::claimed(&request.client_secret),
         address: client.address,
     })
 }

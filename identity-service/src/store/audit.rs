@@ -18,6 +18,13 @@ pub(super) struct Entry<'a> {
     pub(super) details: Option<&'a serde_json::Value>,
 }
 
+impl Entry<'_> {
+    /// That this was done to somebody, with nothing else to say.
+    pub(super) fn about(action: AuditAction, subject_id: Uuid) -> Self {
+        Self { action, subject_id: Some(subject_id), session_id: None, details: None }
+    }
+}
+
 /// Writes an entry.
 pub(super) async fn append(connection: &mut PgConnection, act: Act, entry: Entry<'_>) -> Result<()> {
     sqlx::query!(

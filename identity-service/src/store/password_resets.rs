@@ -48,7 +48,7 @@ pub async fn create_password_reset(pool: &PgPool, reset: NewPasswordReset) -> Re
             )
             .execute(&mut *tx)
             .await?;
-            audit(tx, AuditAction::PasswordResetCreated, user_id, None, act).await
+            append(tx, act, Entry::about(AuditAction::PasswordResetCreated, user_id)).await
         })
     })
     .await
@@ -120,7 +120,9 @@ pub async fn reset_password(pool: &PgPool, account: FailureKey, reset: &Password
             set_password(tx, user_id, &reset.new_hash).await?;
             let ended = end_all_sessions(tx, user_id, act.time).await?.ok_or(Error::PasswordResetInvalid)?;
             let details = serde_json::json!({ "sessions": ended });
-            audit(tx, AuditAction::PasswordReset, user_id, Some(&details), act).await?;
+            let entry =
+                Entry { details: Some(&details), ..Entry::about(AuditAction::PasswordReset, user_id) };
+            append(tx, act, entry).await?;
             Ok(ended)
         })
     })
@@ -131,14 +133,4 @@ pub async fn reset_password(pool: &PgPool, account: FailureKey, reset: &Password
 pub(super) async fn end_password_reset(connection: &mut PgConnection, user_id: Uuid) -> Result<()> {
     sqlx::query!("DELETE FROM password_resets WHERE user_id = $1", user_id).execute(connection).await?;
     Ok(())
-}
-
-async fn audit(
-    connection: &mut PgConnection,
-    action: AuditAction,
-    user_id: Uuid,
-    details: Option<&serde_json::Value>,
-    act: Act,
-) -> Result<()> {
-    append(connection, act, Entry { action, subject_id: Some(user_id), session_id: None, details }).await
 }

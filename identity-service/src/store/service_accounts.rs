@@ -1,7 +1,7 @@
 //! The table `service_accounts`.
 
 use service_core::database::run_tx;
-use sqlx::{PgConnection, PgExecutor, PgPool};
+use sqlx::{PgExecutor, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -41,7 +41,7 @@ pub async fn create_service_account(
             )
             .fetch_one(&mut *tx)
             .await?;
-            audit(tx, AuditAction::ServiceAccountCreated, account.id, act).await?;
+            append(tx, act, Entry::about(AuditAction::ServiceAccountCreated, account.id)).await?;
             Ok(row)
         })
     })
@@ -116,7 +116,7 @@ pub async fn rotate_secret(
                 let tokens = RevokedTokens::BelowVersion(row.session_version);
                 record(tx, &[Revocation { user_id: id, tokens }], act.time).await?;
             }
-            audit(tx, AuditAction::ServiceAccountSecretRotated, id, act).await?;
+            append(tx, act, Entry::about(AuditAction::ServiceAccountSecretRotated, id)).await?;
             Ok(Some(row))
         })
     })
@@ -139,7 +139,7 @@ pub async fn delete_service_account(pool: &PgPool, id: Uuid, act: Act) -> Result
             let Some(version) = version else { return Ok::<_, Error>(false) };
             let tokens = RevokedTokens::BelowVersion(version.saturating_add(1));
             record(tx, &[Revocation { user_id: id, tokens }], act.time).await?;
-            audit(tx, AuditAction::ServiceAccountDeleted, id, act).await?;
+            append(tx, act, Entry::about(AuditAction::ServiceAccountDeleted, id)).await?;
             Ok(true)
         })
     })
@@ -254,10 +254,4 @@ pub async fn user_token_stands(
     .fetch_one(executor)
     .await?;
     Ok(stands)
-}
-
-/// Writes down what an admin did to a service account.
-async fn audit(connection: &mut PgConnection, action: AuditAction, account_id: Uuid, act: Act) -> Result<()> {
-    let entry = Entry { action, subject_id: Some(account_id), session_id: None, details: None };
-    append(connection, act, entry).await
 }

@@ -69,10 +69,9 @@ pub async fn begin_session(
             insert_session(&mut *tx, &session).await?;
             let details = serde_json::json!({ "sessions_ended": ended });
             let entry = Entry {
-                action: AuditAction::SignedIn,
-                subject_id: Some(session.user_id),
                 session_id: Some(session.id),
                 details: Some(&details).filter(|_| !ended.is_empty()),
+                ..Entry::about(AuditAction::SignedIn, session.user_id)
             };
             append(tx, session.act, entry).await?;
             Ok(Some(present.user))
@@ -199,7 +198,7 @@ pub(super) async fn end_session(
     }
     let tokens = RevokedTokens::OfSession(session_id);
     record(connection, &[Revocation { user_id, tokens }], act.time).await?;
-    let entry = Entry { action: why, subject_id: Some(user_id), session_id: Some(session_id), details: None };
+    let entry = Entry { session_id: Some(session_id), ..Entry::about(why, user_id) };
     append(connection, act, entry).await
 }
 
@@ -213,12 +212,8 @@ pub async fn revoke_user_sessions(pool: &PgPool, user_id: Uuid, act: Act) -> Res
             let ended = end_all_sessions(tx, user_id, act.time).await?;
             let ended = ended.ok_or(Error::UserNotFound { user_id })?;
             let details = serde_json::json!({ "sessions": ended });
-            let entry = Entry {
-                action: AuditAction::SessionsRevoked,
-                subject_id: Some(user_id),
-                session_id: None,
-                details: Some(&details),
-            };
+            let entry =
+                Entry { details: Some(&details), ..Entry::about(AuditAction::SessionsRevoked, user_id) };
             append(tx, act, entry).await?;
             Ok(ended)
         })

@@ -82,12 +82,7 @@ async fn write(tx: &mut PgConnection, updated: &UpdatedUser, act: Act) -> Result
     if act.actor_id == Some(user.id) && !updated.ends_tokens {
         return Ok(());
     }
-    let entry = Entry {
-        action: AuditAction::UserUpdated,
-        subject_id: Some(user.id),
-        session_id: None,
-        details: Some(&updated.details),
-    };
+    let entry = Entry { details: Some(&updated.details), ..Entry::about(AuditAction::UserUpdated, user.id) };
     append(tx, act, entry).await
 }
 
@@ -140,10 +135,9 @@ pub async fn change_password(
             record(tx, &revocations, act.time).await?;
             let details = serde_json::json!({ "sessions": ended.alive });
             let entry = Entry {
-                action: AuditAction::PasswordChanged,
-                subject_id: Some(user_id),
                 session_id: change.keep,
                 details: Some(&details),
+                ..Entry::about(AuditAction::PasswordChanged, user_id)
             };
             append(tx, act, entry).await?;
             Ok::<_, Error>(Some(ended.alive))
@@ -203,12 +197,7 @@ pub async fn reset_to_admin(
             end_password_reset(tx, reset.id).await?;
             let tokens = RevokedTokens::BelowVersion(reset.session_version);
             record(tx, &[Revocation { user_id: reset.id, tokens }], act.time).await?;
-            let entry = Entry {
-                action: AuditAction::AdminReset,
-                subject_id: Some(reset.id),
-                session_id: None,
-                details: None,
-            };
+            let entry = Entry::about(AuditAction::AdminReset, reset.id);
             append(tx, act, entry).await?;
             Ok::<_, Error>(Some(reset.id))
         })

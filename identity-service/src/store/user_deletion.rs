@@ -88,12 +88,7 @@ async fn delete(pool: &PgPool, account: FailureKey, deletion: &UserDeletion) -> 
             sqlx::query!("DELETE FROM users WHERE id = $1", user_id).execute(&mut *tx).await?;
             let tokens = RevokedTokens::BelowVersion(present.user.session_version.saturating_add(1));
             record(tx, &[Revocation { user_id, tokens }], act.time).await?;
-            let entry = Entry {
-                action: AuditAction::UserDeleted,
-                subject_id: Some(user_id),
-                session_id: None,
-                details: None,
-            };
+            let entry = Entry::about(AuditAction::UserDeleted, user_id);
             append(tx, act, entry).await?;
             Ok(Deleted::Done)
         })

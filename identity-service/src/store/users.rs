@@ -94,12 +94,7 @@ pub async fn create_user(pool: &PgPool, user: &NewUser, admin_made: Option<Act>)
         Box::pin(async move {
             let created = insert_user(&mut *tx, &user).await?;
             if let Some(act) = admin_made {
-                let entry = Entry {
-                    action: AuditAction::AdminCreated,
-                    subject_id: Some(user.id),
-                    session_id: None,
-                    details: None,
-                };
+                let entry = Entry::about(AuditAction::AdminCreated, user.id);
                 append(tx, act, entry).await?;
             }
             Ok(created)
