@@ -73,11 +73,6 @@ pub async fn load_facts<'a>(
     let mut rows = sqlx::query!(
         r#"
         SELECT clock_timestamp() AS "now!", e.*,
-            -- Its last locker, or 0, began after the snapshot was taken, or is one of those that had not ended then. (Of
-            -- transaction ids a row has the lower half, and they go round.)
-            (locker <> 0 AND ((locker - pg_snapshot_xmax(pg_current_snapshot())::text::bigint) & 4294967295 < 2147483648
-                              OR locker IN (SELECT x::text::bigint & 4294967295
-                                              FROM pg_snapshot_xip(pg_current_snapshot()) AS x))) AS "being_written!",
             CASE WHEN first THEN
               ARRAY(SELECT (SELECT r.id FROM registrations r
                            WHERE r.event_id = u.event_id AND r.user_id = u.user_id
@@ -101,7 +96,12 @@ pub async fn load_facts<'a>(
                            WHERE w.event_id = q.event_id AND w.request_actor_id = q.caller AND w.request_id = q.request)
                     FROM (SELECT unnest($3::uuid[]) AS event_id, unnest($4::uuid[]) AS caller,
                                  unnest($5::uuid[]) AS request) AS q) END
-                AS "made_entries: Vec<Option<Uuid>>"
+                AS "made_entries: Vec<Option<Uuid>>",
+            -- Its last locker, or 0, began after the snapshot was taken, or is one of those that had not ended then. (Of
+            -- transaction ids a row has the lower half, and they go round.)
+            (locker <> 0 AND ((locker - pg_snapshot_xmax(pg_current_snapshot())::text::bigint) & 4294967295 < 2147483648
+                              OR locker IN (SELECT x::text::bigint & 4294967295
+                                              FROM pg_snapshot_xip(pg_current_snapshot()) AS x))) AS "being_written!"
           FROM (SELECT id, organizer_id, start_time, end_time, registration_open_time, registration_close_time, capacity,
                        seats_remaining, waitlist_size, largest_party, next_position, max_seats_per_registration,
                        waitlist_policy, offer_ttl_ms, queue_discipline, state, cancel_reason, revision, version,
