@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use http_body::SizeHint;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -39,10 +40,10 @@ struct Budget {
 }
 
 impl ArrivingLayer {
-    /// At most so many bytes, and so many calls.
+    /// At most so many bytes, and a part of so many calls.
     pub(crate) fn new(domain: &'static str, methods: Methods, bytes: usize, calls: usize) -> Self {
         let budget = Budget { domain, most: bytes, bytes: AtomicUsize::new(0) };
-        Self { methods, budget: Arc::new(budget), awaited: Awaited::at_most(calls) }
+        Self { methods, budget: Arc::new(budget), awaited: Awaited::of(calls) }
     }
 }
 
@@ -104,7 +105,7 @@ impl http_body::Body for Arriving {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
         let Poll::Ready(frame) = poll_body(&mut self.inner, cx) else {
             let this = &mut *self;
-            let wait = this.wait.get_or_insert_with(|| this.awaited.enter());
+            let wait = this.wait.get_or_insert_with(|| this.awaited.enter(Instant::now()));
             return wait.poll_gives_way(cx).map(|()| {
                 let refused =
                     shed(this.budget.domain, "arriving_calls", "too many calls wait for their message");

@@ -35,9 +35,6 @@ use crate::telemetry::MetricsHandle;
 use crate::tls::Acceptor;
 use crate::token::TokenVerifier;
 
-/// Of the calls in flight, the part that may wait for their message: one in so many.
-const AWAITED_SHARE: usize = 8;
-
 /// What every server serves beside its own.
 const INFRASTRUCTURE_SERVICES: [&str; 3] = [
     "grpc.health.v1.Health",
@@ -235,7 +232,7 @@ impl GrpcServer {
                 domain,
                 methods.clone(),
                 self.config.max_arriving_bytes,
-                (self.config.max_calls_in_flight / AWAITED_SHARE).max(1),
+                self.config.max_calls_in_flight,
             )))
             // Above the verification: the caller's time runs from the arrival.
             .layer(Through(DeadlineLayer {

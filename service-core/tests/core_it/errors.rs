@@ -199,27 +199,47 @@ async fn calls_whose_message_does_not_come_drive_out_their_own_and_nobody_elses(
     let patience = Duration::from_secs(60);
     for path in ["/test.Probe/Echo", "/grpc.health.v1.Health/Check"] {
         let silent = || tokio::spawn(saying(bench.channel(), path, patience, stream::pending()));
-        let silent: Vec<_> = (0..60).map(|_| silent()).collect();
-        // An eighth of all may wait. Who gives way is told so long before any deadline.
-        eventually(async || silent.iter().filter(|call| !call.is_finished()).count() == 10).await;
+        let first: Vec<_> = (0..50).map(|_| silent()).collect();
+        let mut more = Vec::new();
+        // An eighth of all may wait for more than a second. Who gives way is told so long before any deadline.
+        eventually(async || {
+            if more.len() < 10 {
+                more.push(silent());
+                sleep(Duration::from_millis(150)).await;
+            }
+            first.iter().all(tokio::task::JoinHandle::is_finished)
+        })
+        .await;
         let late = stream::once(async {
             sleep(Duration::from_millis(50)).await;
             "late".to_owned()
         });
         let answer = saying(bench.channel(), "/test.Probe/Echo", patience, late).await.unwrap();
         assert_eq!(answer.into_inner(), "late", "a message has time to come");
-        for call in silent {
-            if call.is_finished() {
-                let (code, reason, message) = refusal(call.await.unwrap());
-                assert_eq!((code, reason.as_str()), (Code::ResourceExhausted, "OVERLOADED"));
-                assert_eq!(message, "too many calls wait for their message");
-            } else {
-                call.abort();
-            }
+        for call in first {
+            let (code, reason, message) = refusal(call.await.unwrap());
+            assert_eq!((code, reason.as_str()), (Code::ResourceExhausted, "OVERLOADED"));
+            assert_eq!(message, "too many calls wait for their message");
         }
+        more.iter().for_each(tokio::task::JoinHandle::abort);
         bench.call("Echo", text("x")).await.expect("whole messages get through");
     }
     assert!(shed("arriving_calls") >= before + 2 * 50);
+}
+
+#[tokio::test]
+async fn of_calls_that_begin_together_and_send_their_messages_later_each_is_answered() {
+    let bench = Bench::with(|config| config.max_calls_in_flight = 80).await;
+    let calls = (0..60).map(|n| {
+        let late = stream::once(async move {
+            sleep(Duration::from_millis(100)).await;
+            n.to_string()
+        });
+        saying(bench.channel(), "/test.Probe/Echo", Duration::from_secs(60), late)
+    });
+    for (n, answer) in futures_util::future::join_all(calls).await.into_iter().enumerate() {
+        assert_eq!(answer.unwrap().into_inner(), n.to_string());
+    }
 }
 
 #[tokio::test]
