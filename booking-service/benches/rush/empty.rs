@@ -8,12 +8,12 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use service_core::auth::{Access, AccessTable, principal};
 use service_core::clock::SystemClock;
-use service_core::config::{LogFormat, ServerConfig, ServerDefaults, TelemetryConfig};
+use service_core::config::{LogFormat, TelemetryConfig};
 use service_core::ids::UuidV7;
 use service_core::lifecycle::Readiness;
 use service_core::server::{GrpcServer, Listeners};
 use service_core::telemetry;
-use service_core::test_support::TokenMint;
+use service_core::test_support::{TokenMint, server_config};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -38,8 +38,7 @@ pub(crate) struct EmptyServer {
 
 impl EmptyServer {
     pub(crate) async fn start(mint: &TokenMint) -> anyhow::Result<Self> {
-        let any = ([127, 0, 0, 1], 0).into();
-        let config = ServerConfig::at(ServerDefaults { grpc: any, http: any, limited: &[] });
+        let config = server_config();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let verifier = mint.verifier();
         let serving = async move {

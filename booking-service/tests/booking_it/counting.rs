@@ -3,6 +3,7 @@
 use rowlock_proto::booking::v1 as pb;
 
 use crate::acts::{ask, offering_draft, party_draft};
+use crate::interference::connections_are_left;
 use crate::proof::id;
 use crate::system::{System, eventually};
 
@@ -171,24 +172,11 @@ async fn whatever_is_wrong_with_the_rows_of_an_event_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn however_many_count_the_others_have_connections() {
+async fn however_many_count_or_give_it_up_the_others_have_connections() {
     let system = System::start().await;
-    let event = system.event(1).await;
-    let mut table = system.pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE registrations").execute(&mut *table).await.unwrap();
-    let counting: Vec<_> = (0..40)
-        .map(|_| {
-            let (admin, event) = (system.admin(), event.clone());
-            tokio::spawn(async move { admin.stats(&event).await })
-        })
-        .collect();
-    // They wait for the table, each with a connection of its own. (So does who looks for what has lapsed.)
-    let waiting = "SELECT count(*) FROM pg_stat_activity
-                    WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%first_time%' || left($1::text, 0)";
-    eventually(async || system.count(waiting, &event).await >= 2).await;
-    system.attendee().get_event(&event).await.unwrap();
-    let waiting = system.count(waiting, &event).await;
-    assert!(waiting <= 2, "{waiting}");
-    counting.iter().for_each(tokio::task::JoinHandle::abort);
-    table.rollback().await.unwrap();
+    connections_are_left(&system, "first_time", 2, |event| {
+        let admin = system.admin();
+        async move { admin.stats(&event).await }
+    })
+    .await;
 }

@@ -14,7 +14,37 @@ use crate::acts::{ask, ask_or_queue, draft};
 use crate::caller::Caller;
 use crate::proof::id;
 use crate::refusal::{assert_refused, refused};
-use crate::system::{PATIENCE, System, at_once};
+use crate::system::{PATIENCE, System, at_once, eventually};
+
+/// Has forty calls wait for the table of registrations, and gives them up, three times: no more than `most` of them have a
+/// connection, those of whose statements `statement` is a part, and so others find one.
+pub(crate) async fn connections_are_left<Call>(
+    system: &System,
+    statement: &'static str,
+    most: i64,
+    call: impl Fn(pb::Event) -> Call,
+) where
+    Call: Future<Output: Send> + Send + 'static,
+{
+    let event = system.event(1).await;
+    let mut table = system.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE registrations").execute(&mut *table).await.unwrap();
+    // (Who looks for what has lapsed waits as well.)
+    let waiting = async || -> i64 {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                        WHERE datname = current_database() AND wait_event_type = 'Lock' AND position($1 IN query) > 0";
+        sqlx::query_scalar(waiting).bind(statement).fetch_one(&system.pool).await.unwrap()
+    };
+    for _ in 0..3 {
+        let calls: Vec<_> = (0..40).map(|_| tokio::spawn(call(event.clone()))).collect();
+        eventually(async || waiting().await >= most).await;
+        system.attendee().get_event(&event).await.unwrap();
+        let waiting = waiting().await;
+        assert!(waiting <= most, "{waiting}");
+        calls.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+    table.rollback().await.unwrap();
+}
 
 /// Holds the event's row as a migration, a repair or a stuck client would.
 pub(crate) async fn lock(system: &System, event: &pb::Event) -> Transaction<'static, Postgres> {

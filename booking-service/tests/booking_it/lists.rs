@@ -9,8 +9,9 @@ use tonic::Status;
 
 use crate::acts::{ask, draft, party_draft};
 use crate::caller::Caller;
+use crate::interference::connections_are_left;
 use crate::refusal::{refused, violated};
-use crate::system::{System, eventually, now};
+use crate::system::{System, now};
 
 async fn titles(caller: &Caller, request: pb::ListEventsRequest) -> Vec<String> {
     let answer = caller.events().list_events(request).await.unwrap().into_inner();
@@ -440,26 +441,11 @@ async fn several_events_come_in_the_order_of_their_ids_as_far_as_the_caller_may_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn however_many_list_or_give_it_up_the_others_have_connections() {
     let system = System::start().await;
-    let event = system.event(1).await;
-    let mut table = system.pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE registrations").execute(&mut *table).await.unwrap();
     let half = 4;
-    // They wait for the table, each with a connection of its own.
-    let waiting = "SELECT count(*) FROM pg_stat_activity
-                    WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%ORDER BY r.id LIMIT%' || left($1::text, 0)";
-    for _ in 0..3 {
-        let listing: Vec<_> = (0..20)
-            .map(|_| {
-                let caller = system.attendee();
-                let mine = pb::ListRegistrationsRequest::default();
-                tokio::spawn(async move { caller.registrations().list_registrations(mine).await })
-            })
-            .collect();
-        eventually(async || system.count(waiting, &event).await >= half).await;
-        system.attendee().get_event(&event).await.unwrap();
-        let waiting = system.count(waiting, &event).await;
-        assert!(waiting <= half, "{waiting}");
-        listing.iter().for_each(tokio::task::JoinHandle::abort);
-    }
-    table.rollback().await.unwrap();
+    connections_are_left(&system, "ORDER BY r.id LIMIT", half, |_| {
+        let caller = system.attendee();
+        let mine = pb::ListRegistrationsRequest::default();
+        async move { caller.registrations().list_registrations(mine).await }
+    })
+    .await;
 }

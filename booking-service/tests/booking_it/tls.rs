@@ -9,12 +9,12 @@ use rowlock_proto::booking::v1::ListEventsRequest;
 use rowlock_proto::booking::v1::event_service_client::EventServiceClient;
 use service_core::auth::{Access, Role};
 use service_core::clock::SystemClock;
-use service_core::config::{ConfigErrors, ServerConfig, ServerDefaults};
+use service_core::config::{ConfigErrors, ServerConfig};
 use service_core::ids::UuidV7;
 use service_core::lifecycle::Readiness;
 use service_core::server::{GrpcServer, Listeners};
 use service_core::telemetry;
-use service_core::test_support::{TestAuthority, TestCertificate, TokenMint, counted, run};
+use service_core::test_support::{TestAuthority, TestCertificate, TokenMint, counted, run, server_config};
 use service_core::tls::ServerTls;
 use service_core::upstream::{Upstream, UpstreamOptions};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -49,11 +49,7 @@ fn upstream(options: UpstreamOptions) -> Upstream {
 
 /// An identity-service over TLS, as far as booking needs it: its address, and what it revokes.
 async fn secure_identity(mint: &TokenMint, tls: ServerTls) -> (String, Arc<Revocations>, DropGuard) {
-    let any = ([127, 0, 0, 1], 0).into();
-    let config = ServerConfig {
-        tls: Some(tls),
-        ..ServerConfig::at(ServerDefaults { grpc: any, http: any, limited: &[Role::Attendee] })
-    };
+    let config = ServerConfig { tls: Some(tls), ..server_config() };
     let listeners = Listeners::bind(&config).await.unwrap();
     let url = format!("https://{}", listeners.grpc.local_addr().unwrap());
     let logs = service_core::config::TelemetryConfig {

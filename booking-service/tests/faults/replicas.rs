@@ -9,7 +9,6 @@ use crate::load::Crowd;
 use crate::policy::RetryPolicy;
 use crate::proving::Ordeal;
 use crate::stage::{Stage, scale, way_to};
-use crate::system::PATIENCE;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "a fault: deploy/local/test faults"]
@@ -40,8 +39,7 @@ async fn a_rolling_restart_is_not_seen_by_clients_that_follow_the_policy() {
     let mut stage = Stage::with_replicas(3).await;
     let envoy = Envoy::start(&stage.replicas.iter().map(|replica| replica.grpc).collect::<Vec<_>>()).await;
     let front = (0..8).map(|_| way_to(envoy.address)).collect();
-    let policy = Some(RetryPolicy::shipped());
-    let crowd = Crowd { policy, deadline: PATIENCE, ..stage.crowd(front).await };
+    let crowd = Crowd { policy: Some(RetryPolicy::shipped()), ..stage.crowd(front).await };
     let ordeal = Ordeal::begin(&stage, crowd);
     let rounds = scale() as usize;
     for _ in 0..rounds {

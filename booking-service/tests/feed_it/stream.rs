@@ -133,7 +133,7 @@ async fn who_follows_is_told_of_what_comes() {
             );
             assert_eq!((&change.actor_id, &change.subject_id), (&person.id.to_string(), &seat.user_id));
             let late = timestamp(now()).seconds - change.change_time.unwrap().seconds;
-            assert!(late <= 60, "{late} s");
+            assert!(late <= 10, "{late} s");
         }
     }
 }

@@ -44,8 +44,9 @@ impl Accounts {
             self.may_attempt(keys).await?;
             let found = store::credentials_by_email(&self.pool, &request.email).await?;
             let found = self.judge(keys, found, request.password.clone()).await?;
-            subject_id = Some(found.user.id);
-            self.may_have_tokens(found.user.id)?;
+            if subject_id.replace(found.user.id).is_none() {
+                self.may_have_tokens(found.user.id)?;
+            }
             if let Some(tokens) = self.begin_session(keys, &found, &request.user_agent).await? {
                 tracing::info!(user_id = %found.user.id, "signed in");
                 self.renew_hash(found, request.password);

@@ -30,6 +30,12 @@ pub enum RevokedTokens {
 }
 
 impl Revocation {
+    /// Of the tokens of these sessions of a user.
+    pub fn of_sessions(user_id: Uuid, sessions: impl IntoIterator<Item = Uuid>) -> Vec<Self> {
+        let of = |session_id| Self { user_id, tokens: RevokedTokens::OfSession(session_id) };
+        sessions.into_iter().map(of).collect()
+    }
+
     /// When a revocation of `now` may be forgotten. It counts with the longest lifetime that can be configured, not
     /// with the present one: a token may be from before the configuration was changed, or from a replica that has
     /// another one.

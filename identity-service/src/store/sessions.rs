@@ -102,10 +102,8 @@ async fn end_oldest_sessions(
     )
     .fetch_all(&mut *connection)
     .await?;
-    let with_tokens = ended.iter().filter(|row| row.has_tokens);
-    let revocation = |id| Revocation { user_id, tokens: RevokedTokens::OfSession(id) };
-    let revocations: Vec<_> = with_tokens.map(|row| revocation(row.id)).collect();
-    record(connection, &revocations, now).await?;
+    let with_tokens = ended.iter().filter(|row| row.has_tokens).map(|row| row.id);
+    record(connection, &Revocation::of_sessions(user_id, with_tokens), now).await?;
     Ok(ended.into_iter().map(|row| row.id.to_string()).collect())
 }
 
@@ -196,8 +194,7 @@ pub(super) async fn end_session(
     if ended == 0 {
         return Ok(());
     }
-    let tokens = RevokedTokens::OfSession(session_id);
-    record(connection, &[Revocation { user_id, tokens }], act.time).await?;
+    record(connection, &Revocation::of_sessions(user_id, [session_id]), act.time).await?;
     let entry = Entry { session_id: Some(session_id), ..Entry::about(why, user_id) };
     append(connection, act, entry).await
 }

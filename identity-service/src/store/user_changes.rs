@@ -127,12 +127,7 @@ pub async fn change_password(
             }
             set_password(tx, user_id, &change.new_hash).await?;
             let ended = end_sessions(tx, user_id, change.keep, act.time).await?;
-            let revocations: Vec<Revocation> = ended
-                .with_tokens
-                .iter()
-                .map(|id| Revocation { user_id, tokens: RevokedTokens::OfSession(*id) })
-                .collect();
-            record(tx, &revocations, act.time).await?;
+            record(tx, &Revocation::of_sessions(user_id, ended.with_tokens), act.time).await?;
             let details = serde_json::json!({ "sessions": ended.alive });
             let entry = Entry {
                 session_id: change.keep,

@@ -20,7 +20,7 @@ type Checks = (DatabaseConfig, ServerConfig, TelemetryConfig);
 fn check(arguments: &[&str]) -> Result<Checks, String> {
     let options =
         Options::try_parse_from([&["test"], arguments].concat()).map_err(|error| error.to_string())?;
-    let addresses = ServerDefaults {
+    let defaults = ServerDefaults {
         grpc: ([0, 0, 0, 0], 50_051).into(),
         http: ([0, 0, 0, 0], 9_051).into(),
         limited: &[Role::Attendee],
@@ -28,7 +28,7 @@ fn check(arguments: &[&str]) -> Result<Checks, String> {
     let mut errors = ConfigErrors::default();
     let checks = (
         options.database.check(&mut errors),
-        options.server.check(addresses, &mut errors),
+        options.server.check(defaults, &mut errors),
         options.telemetry.check(&mut errors),
     );
     errors.finish().map_err(|errors| errors.to_string())?;
@@ -132,9 +132,9 @@ fn durations_have_a_unit() {
 fn the_defaults_that_help_shows_are_those_of_the_configuration() {
     let (database, server, _) = check(&["--database-url", URL]).unwrap();
     let plain = DatabaseConfig::from_url(URL).unwrap();
-    let addresses =
+    let defaults =
         ServerDefaults { grpc: server.grpc_addr, http: server.http_addr, limited: &[Role::Attendee] };
-    assert_eq!(format!("{server:?}"), format!("{:?}", ServerConfig::at(addresses)));
+    assert_eq!(format!("{server:?}"), format!("{:?}", ServerConfig::at(defaults)));
     let timeouts = |c: &DatabaseConfig| {
         (
             c.max_connections,

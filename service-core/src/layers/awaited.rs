@@ -80,6 +80,8 @@ impl Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
+        // Or whoever leaves would be woken by its own sender.
+        self.gives_way.close();
         self.of.waiting().calls.remove(&self.number);
     }
 }

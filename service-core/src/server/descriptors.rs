@@ -36,14 +36,11 @@ fn needed(config: &ServerConfig) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Role;
-    use crate::config::ServerDefaults;
+    use crate::test_support::server_config;
 
     #[test]
     fn every_connection_needs_a_file_and_the_rest_of_the_process_some_more() {
-        let any = ([127, 0, 0, 1], 0).into();
-        let mut config =
-            ServerConfig::at(ServerDefaults { grpc: any, http: any, limited: &[Role::Attendee] });
+        let mut config = server_config();
         assert_eq!(needed(&config), 10_000 + 256 + 100);
         config.max_connections = usize::MAX;
         assert_eq!(needed(&config), u64::MAX);

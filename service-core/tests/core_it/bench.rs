@@ -7,14 +7,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use service_core::auth::Role;
 use service_core::clock::SystemClock;
-use service_core::config::{LogFormat, ServerConfig, ServerDefaults, TelemetryConfig};
+use service_core::config::{LogFormat, ServerConfig, TelemetryConfig};
 use service_core::ids::UuidV7;
 use service_core::lifecycle::Readiness;
 use service_core::server::{GrpcServer, Listeners};
 use service_core::telemetry;
-use service_core::test_support::TokenMint;
+use service_core::test_support::{TokenMint, server_config};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -48,9 +47,7 @@ impl Bench {
     }
 
     pub(crate) async fn with(edit: impl FnOnce(&mut ServerConfig)) -> Self {
-        let any = ([127, 0, 0, 1], 0).into();
-        let mut config =
-            ServerConfig::at(ServerDefaults { grpc: any, http: any, limited: &[Role::Attendee] });
+        let mut config = server_config();
         edit(&mut config);
         let listeners = Listeners::bind(&config).await.unwrap();
         let (grpc, http) = (listeners.grpc.local_addr().unwrap(), listeners.http.local_addr().unwrap());

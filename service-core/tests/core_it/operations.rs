@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use service_core::auth::Role;
-use service_core::config::{ServerConfig, ServerDefaults};
+use service_core::config::ServerConfig;
 use service_core::server::Listeners;
-use service_core::test_support::counted;
+use service_core::test_support::{counted, server_config};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::{Code, Request};
@@ -96,20 +95,12 @@ async fn reflection_can_be_turned_off() {
 
 #[tokio::test]
 async fn a_taken_address_is_named() {
-    let any = ([127, 0, 0, 1], 0).into();
-    let taken = Listeners::bind(&ServerConfig::at(ServerDefaults {
-        grpc: any,
-        http: any,
-        limited: &[Role::Attendee],
-    }))
-    .await
-    .unwrap();
+    let taken = Listeners::bind(&server_config()).await.unwrap();
     let address = taken.http.local_addr().unwrap();
-    let config = ServerConfig::at(ServerDefaults { grpc: any, http: address, limited: &[] });
+    let config = ServerConfig { http_addr: address, ..server_config() };
     let error = Listeners::bind(&config).await.unwrap_err().to_string();
     assert_eq!(error, format!("address {address} is already in use"));
-    let foreign =
-        ServerConfig::at(ServerDefaults { grpc: ([192, 0, 2, 1], 5).into(), http: any, limited: &[] });
+    let foreign = ServerConfig { grpc_addr: ([192, 0, 2, 1], 5).into(), ..server_config() };
     let error = Listeners::bind(&foreign).await.unwrap_err().to_string();
     assert_eq!(error, "address 192.0.2.1:5 is not an address of this machine");
 }
@@ -132,12 +123,13 @@ async fn a_connection_that_is_too_old_lets_its_calls_end_and_is_then_cut() {
     let old = tokio::spawn(unary(channel.clone(), "/test.Probe/Wait", Request::new(String::new())));
     bench.probe.until_waiting(1).await;
     // After the GOAWAY new calls go over a new connection, if not at the first try of this client.
-    let first = loop {
-        if let Some(first) = peer().await {
-            break first;
-        }
-    };
-    eventually(async || peer().await.is_some_and(|peer| peer != first)).await;
+    let mut first = None;
+    eventually(async || {
+        first = peer().await;
+        first.is_some()
+    })
+    .await;
+    eventually(async || peer().await.is_some_and(|peer| Some(peer) != first)).await;
     assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
     bench.probe.gate.add_permits(1);
     assert_eq!(old.await.unwrap().unwrap().into_inner(), "done");
