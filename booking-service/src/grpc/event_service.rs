@@ -23,7 +23,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::verify::verify;
 use crate::domain::{authority, schedule};
 use crate::store::events::EventFilter;
-use crate::store::{StoreError, changes, events, stats, verify as counting};
+use crate::store::{StoreError, changes, commit_nothing, events, stats, verify as counting};
 
 /// The most events that one BatchGetEvents asks for: so many of the longest are less than clients of gRPC take, 4 MiB.
 const MAX_EVENT_IDS: usize = 50;
@@ -221,10 +221,14 @@ impl Events {
         Err(CallError::UnexpectedOutcome)
     }
 
+    /// What the same request has made before, once it is as safe as a commit.
     async fn replayed(&self, key: &RequestKey) -> Result<Option<EventRecord>, CallError> {
         let mut connection = self.0.pool.acquire().await.map_err(StoreError::from)?;
         match events::made_by(&mut connection, key.actor_id, key.id).await? {
-            Some((record, fingerprint)) if fingerprint == key.fingerprint => Ok(Some(record)),
+            Some((record, fingerprint)) if fingerprint == key.fingerprint => {
+                commit_nothing(&mut connection).await?;
+                Ok(Some(record))
+            }
             Some(_) => Err(Refusal::RequestIdReused { request_id: key.id }.into()),
             None => Ok(None),
         }

@@ -16,12 +16,12 @@ use crate::domain::decide::{Decision, Outcome, Verdict, decide};
 use crate::domain::effects::{Effects, Ending};
 use crate::domain::event::Event;
 use crate::domain::facts::Wanted;
-use crate::store::StoreError;
 use crate::store::seating::{
-    Mark, Moment, are_unchanged, begin_and_lock_events, begin_and_lock_free_events, commit, commit_nothing,
-    discard_plans, load_facts, rollback, rule_out, was_committed, write_effects, write_if_unchanged,
+    Mark, Moment, are_unchanged, begin_and_lock_events, begin_and_lock_free_events, commit, discard_plans,
+    load_facts, rollback, rule_out, was_committed, write_effects, write_if_unchanged,
     write_newcomers_if_unchanged,
 };
+use crate::store::{StoreError, commit_nothing};
 
 /// How long it may take to write what takes long: longer than its statement is given.
 const LONG_PATIENCE: Duration = Duration::from_secs(11 * 60);

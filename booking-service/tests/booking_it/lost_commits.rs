@@ -1,21 +1,25 @@
 //! The connection to the database breaks at COMMIT: what is answered is true all the same.
 
+use std::fmt::Debug;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use booking_service::MIGRATOR;
+use booking_service::config::ServeConfig;
 use futures_util::future::join;
 use rowlock_proto::booking::v1 as pb;
 use rowlock_proto::booking::v1::register_response::Outcome;
 use service_core::test_support::TestServer;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::time::timeout;
+use tonic::{Response, Status};
 
 use crate::acts::{ask, ask_or_queue, draft};
 use crate::interference::lock;
 use crate::proof::id;
 use crate::proxy::behind_a_proxy;
 use crate::refusal::refused;
-use crate::system::{PATIENCE, System, at_once, eventually};
+use crate::system::{PATIENCE, Replica, System, at_once, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_whose_answer_is_lost_is_found_and_not_done_again() {
@@ -180,35 +184,96 @@ async fn commits_that_break_all_through_a_rush_cost_nobody_a_seat() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repetition_is_not_told_of_a_seat_that_the_synchronous_standby_does_not_have_yet() {
-    let server = TestServer::start(&[]);
-    let system = System::over(server.database("booking", &MIGRATOR).await, 2, |_| {}).await;
+    let (system, _server) = alone().await;
     let event = system.event(2).await;
-    let first = system.attendee().at(&system.replicas[0]);
+    let ada = system.attendee();
     let request = pb::RegisterRequest { request_id: system.new_id().to_string(), ..ask(&event) };
-    // From now on each commit waits for a standby that is not there.
-    standbys(&system, "'nobody'").await;
-    let asked = tokio::spawn({
-        let (first, request) = (first.clone(), request.clone());
-        async move { first.try_register(request).await }
-    });
-    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-                WHERE datname = current_database() AND wait_event = 'SyncRep' AND left($1::text, 0) = ''";
-    eventually(async || system.count(end, &event).await > 0).await;
-    // Whose session has ended is seen by everybody.
-    let seats = "SELECT count(*) FROM registrations WHERE event_id = $1::uuid";
-    eventually(async || system.count(seats, &event).await == 1).await;
-    let again = first.at(&system.replicas[1]);
-    let mut hasty = tonic::Request::new(request.clone());
-    hasty.set_timeout(Duration::from_secs(1));
-    let told = again.registrations().register(hasty).await;
-    assert!(told.is_err(), "{told:?}");
-    standbys(&system, "''").await;
-    let seat = again.seats(request).await;
-    match asked.await.unwrap() {
-        Ok(Outcome::Registration(told)) => assert_eq!(told, seat),
-        told => panic!("{told:?}"),
-    }
+    let seated = "SELECT EXISTS (SELECT FROM registrations)";
+    repeat_without_a_standby(&system, seated, |replica| {
+        let (ada, request) = (ada.at(replica), request.clone());
+        async move { ada.try_register(request).await }
+    })
+    .await;
     system.assert_consistent(&event).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repetition_is_not_told_of_an_events_end_that_the_synchronous_standby_does_not_have_yet() {
+    let (system, _server) = alone().await;
+    let event = system.event(2).await;
+    let admin = system.admin();
+    let ended = "SELECT EXISTS (SELECT FROM events WHERE state = 'CANCELLED')";
+    repeat_without_a_standby(&system, ended, |replica| {
+        let (admin, event) = (admin.at(replica), event.clone());
+        async move { admin.cancel_event(&event, "rain").await }
+    })
+    .await;
+    system.assert_consistent(&event).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repetition_is_not_told_of_a_draft_that_the_synchronous_standby_does_not_have_yet() {
+    let (system, _server) = alone().await;
+    let organizer = system.organizer();
+    let request_id = system.new_id().to_string();
+    let request = pb::CreateEventRequest { event: Some(draft(2)), request_id };
+    let drafted = "SELECT EXISTS (SELECT FROM events)";
+    repeat_without_a_standby(&system, drafted, |replica| {
+        let (organizer, request) = (organizer.at(replica), request.clone());
+        async move { organizer.events().create_event(request).await.map(Response::into_inner) }
+    })
+    .await;
+}
+
+/// Two replicas, of little patience with a lost commit, at a server that is theirs alone, for its settings are changed.
+async fn alone() -> (System, TestServer) {
+    let server = TestServer::start(&[]);
+    let database = server.database("booking", &MIGRATOR).await;
+    let hasty = |config: &mut ServeConfig| config.seating.retry_window = Duration::from_millis(500);
+    (System::over(database, 2, hasty).await, server)
+}
+
+/// Has the sessions end in which a call's commits wait for a standby that is not there, until the call is told that the outcome
+/// is unknown, while everybody sees it: `is_seen`. A repetition at another replica has no answer before a standby is not asked
+/// for any more.
+async fn repeat_without_a_standby<Call, T>(
+    system: &System,
+    is_seen: &'static str,
+    call: impl Fn(&Replica) -> Call,
+) where
+    Call: Future<Output = Result<T, Status>> + Send + 'static,
+    T: Debug + Send + 'static,
+{
+    standbys(system, "'nobody'").await;
+    // Some time after the setting is seen the first commit waits.
+    let mut probe = PgConnection::connect(&system.database.url).await.unwrap();
+    let commits = tokio::spawn(async move {
+        while sqlx::query("SELECT pg_logical_emit_message(true, '', '')").execute(&mut probe).await.is_ok() {}
+    });
+    eventually(async || {
+        end_who_waits_for_a_standby(system).await;
+        commits.is_finished()
+    })
+    .await;
+    let asked = tokio::spawn(call(&system.replicas[0]));
+    eventually(async || {
+        end_who_waits_for_a_standby(system).await;
+        asked.is_finished()
+    })
+    .await;
+    refused(asked.await.unwrap(), "DATABASE_UNAVAILABLE");
+    assert!(sqlx::query_scalar::<_, bool>(is_seen).fetch_one(&system.pool).await.unwrap());
+    let told = timeout(Duration::from_secs(1), call(&system.replicas[1])).await;
+    assert!(matches!(told, Err(_) | Ok(Err(_))), "{told:?}");
+    standbys(system, "''").await;
+    call(&system.replicas[1]).await.unwrap();
+}
+
+/// Ends the sessions whose commit waits for a standby.
+async fn end_who_waits_for_a_standby(system: &System) {
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event = 'SyncRep'";
+    sqlx::query(end).execute(&system.pool).await.unwrap();
 }
 
 /// Sets the server's synchronous standbys, and waits until it knows.

@@ -9,7 +9,7 @@ mod write;
 pub use load::{EventVersion, Loaded, load_facts};
 pub use lock::{begin_and_lock_events, begin_and_lock_free_events, commit, prepare_lock, rollback};
 pub use write::{
-    Mark, Moment, are_unchanged, commit_nothing, rule_out, was_committed, write_effects, write_if_unchanged,
+    Mark, Moment, are_unchanged, rule_out, was_committed, write_effects, write_if_unchanged,
     write_newcomers_if_unchanged,
 };
 

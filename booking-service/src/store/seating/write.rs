@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::super::StoreError;
+use super::super::{StoreError, commit_nothing};
 use super::ending::end_event;
 use super::load::EventVersion;
 use super::lock::commit;
@@ -107,16 +107,6 @@ pub async fn are_unchanged(
     .fetch_one(connection)
     .await?;
     Ok(usize::try_from(unchanged).is_ok_and(|unchanged| unchanged == versions.len()))
-}
-
-/// Writes a word that means nothing, and commits it where no transaction has begun: when that is answered, all that this server
-/// has shown until now is as safe as what it commits, at its synchronous standby, too.
-///
-/// # Errors
-/// Whatever the database says.
-pub async fn commit_nothing(connection: &mut PgConnection) -> Result<(), StoreError> {
-    sqlx::raw_sql("SELECT pg_logical_emit_message(true, 'rowlock', '')").execute(connection).await?;
-    Ok(())
 }
 
 /// Sees to it that nothing is written any more on the ground of what was read of these events until now, and commits. To
