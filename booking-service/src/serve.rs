@@ -74,8 +74,7 @@ pub async fn serve(
     let seating = Arc::new(Seating::start(&config.seating, &seats, &sources.ids));
     let feed = Feed::default();
     let booking = Arc::new(Booking {
-        counts: Turns::to_count(),
-        pages: Turns::to_list(config.database.max_connections),
+        turns: Turns::new(config.database.max_connections),
         seating: Arc::clone(&seating),
         pool: pool.clone(),
         lookups: grpc::Lookups::start(&pool),

@@ -80,7 +80,7 @@ impl Audits {
             let entry = |row: Placed| convert::change(&row.change);
             list_request::page(before, size, &binding, read, key, cursor, entry).await
         };
-        let (entries, next_page_token) = self.0.pages.read(page).await?;
+        let (entries, next_page_token) = self.0.turns.page(page).await?;
         Ok(pb::ListAuditEntriesResponse { entries, next_page_token })
     }
 }

@@ -120,7 +120,7 @@ impl EventService for Events {
         let record = self.0.visible_event(actor, id).await?;
         authority::require_runs(actor, &record.event).map_err(CallError::from)?;
         let pool = self.0.pool.clone();
-        let stats = self.0.counts.read(async move { stats::read(&pool, id).await }).await?;
+        let stats = self.0.turns.count(async move { stats::read(&pool, id).await }).await?;
         let stats = stats.ok_or(Refusal::EventNotFound { event_id: id }).map_err(CallError::from)?;
         Ok(Response::new(convert::stats(&stats)))
     }
@@ -291,7 +291,7 @@ impl Events {
             let cursor = list_request::time_and_id;
             list_request::page(after, size, &binding, read, key, cursor, convert::event).await
         };
-        let (events, next_page_token) = self.0.pages.read(page).await?;
+        let (events, next_page_token) = self.0.turns.page(page).await?;
         Ok(pb::ListEventsResponse { events, next_page_token })
     }
 
@@ -299,7 +299,7 @@ impl Events {
         let record = self.0.visible_event(actor, id).await?;
         authority::require_runs(actor, &record.event)?;
         let pool = self.0.pool.clone();
-        let counted = self.0.counts.read(async move { counting::count(&pool, id).await }).await?;
+        let counted = self.0.turns.count(async move { counting::count(&pool, id).await }).await?;
         let (record, counted, now) = counted.ok_or(Refusal::EventNotFound { event_id: id })?;
         let findings = verify(&record.event, &counted, record.event.serves_queue(now));
         if !findings.is_empty() {

@@ -55,10 +55,8 @@ pub struct Booking {
     pub simulator: Simulator,
     /// The change log as it grows.
     pub feed: Feed,
-    /// Whose turn it is to count the rows of an event.
-    pub counts: Turns,
-    /// Whose turn it is to read a page of a list.
-    pub pages: Turns,
+    /// Whose turn it is to read what may take long.
+    pub turns: Turns,
     /// Tells when tokens end.
     pub clock: Arc<dyn Clock>,
     /// Which tokens are good no longer.

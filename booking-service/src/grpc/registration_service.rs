@@ -164,7 +164,7 @@ impl Registrations {
             let (key, cursor) = (|row: &Registration| row.id, list_request::id_cursor);
             list_request::page(after, size, &binding, read, key, cursor, convert::registration).await
         };
-        let (registrations, next_page_token) = self.0.pages.read(page).await?;
+        let (registrations, next_page_token) = self.0.turns.page(page).await?;
         Ok(pb::ListRegistrationsResponse { registrations, next_page_token })
     }
 }

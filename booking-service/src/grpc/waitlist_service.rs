@@ -162,7 +162,7 @@ impl Waitlists {
                     let (key, cursor) = (|row: &Entry| row.position, list_request::position_cursor);
                     list_request::page(after, size, &binding, read, key, cursor, entry).await
                 };
-                self.0.pages.read(page).await?
+                self.0.turns.page(page).await?
             }
             Whose::Of { user_id, at } => {
                 let after = list_request::after_id(cursor)?;
@@ -172,7 +172,7 @@ impl Waitlists {
                     let (key, cursor) = (|row: &Entry| row.id, list_request::id_cursor);
                     list_request::page(after, size, &binding, read, key, cursor, entry).await
                 };
-                self.0.pages.read(page).await?
+                self.0.turns.page(page).await?
             }
         };
         Ok(pb::ListWaitlistEntriesResponse { entries, next_page_token })

@@ -38,8 +38,7 @@ async fn handlers() -> Routes {
         PgPoolOptions::new().acquire_timeout(Duration::from_millis(1)).connect_lazy_with(nowhere.clone());
     let seating = SeatingConfig { retry_window: Duration::ZERO, ..SeatingConfig::default() };
     let booking = Booking {
-        counts: Turns::to_count(),
-        pages: Turns::to_list(8),
+        turns: Turns::new(8),
         seating: Arc::new(Seating::start(&seating, &nowhere, &ids)),
         lookups: Lookups::start(&pool),
         pool,
