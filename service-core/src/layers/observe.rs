@@ -21,8 +21,9 @@ use super::{Methods, Middleware, Next, PolledFrame, Request, Response, poll_body
 use crate::pace::Pace;
 use crate::trace;
 
-/// How many lines about calls that went wrong, but for bugs, are written at once, and how many a second from then on. Whoever is
-/// refused by the thousand would fill the log, and whoever reads it slowly would stop the service: the rest is counted.
+/// How many lines of a level about calls that went wrong, but for bugs, are written at once, and how many a second from then on.
+/// Whoever is refused by the thousand would fill the log, and whoever reads it slowly would stop the service: the rest is counted.
+/// Of each level, or strangers without a token would hide that a database is away.
 const LINES_AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(399);
 /// See [`LINES_AT_ONCE`].
 const LINES_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(199);
@@ -64,14 +65,14 @@ struct Meter {
     /// By code. Those that never come make no series.
     ended: [OnceLock<Counter>; CODES],
     /// What all methods share.
-    lines: Arc<Pace<()>>,
+    lines: Arc<Pace<Level>>,
 }
 
 /// OK is 0, UNAUTHENTICATED 16.
 const CODES: usize = 17;
 
 impl Meter {
-    fn new(rpc: &'static str, lines: Arc<Pace<()>>) -> Self {
+    fn new(rpc: &'static str, lines: Arc<Pace<Level>>) -> Self {
         Self { rpc, seconds: OnceLock::new(), ended: [const { OnceLock::new() }; CODES], lines }
     }
 
@@ -131,9 +132,20 @@ impl Call {
         self.trace.end();
     }
 
-    /// Whether there is a line left for it, or else counts that there is none.
-    fn has_a_line(&self) -> bool {
-        let has_one = self.meter.lines.take(&()).is_ok();
+    /// Whether somebody hears lines of this level: asked within the span, since a filter may speak of it, and only where the level
+    /// is heard of anything.
+    fn is_heard(&self, level: Level) -> bool {
+        let by_the_filter = || match level {
+            Level::WARN => tracing::enabled!(Level::WARN),
+            Level::INFO => tracing::enabled!(Level::INFO),
+            _ => tracing::enabled!(Level::DEBUG),
+        };
+        LevelFilter::current() >= level && self.span.in_scope(by_the_filter)
+    }
+
+    /// Whether there is a line of this level left for it, or else counts that there is none.
+    fn has_a_line(&self, level: Level) -> bool {
+        let has_one = self.meter.lines.take(&level).is_ok();
         if !has_one {
             left_out().increment(1);
         }
@@ -145,15 +157,11 @@ impl Call {
         self.meter.ended(code).increment(1);
         self.meter.seconds().record(took.as_secs_f64());
         // To read the reason out of the details costs as much as to write it there, and a rush is refused by the thousand.
-        // Asked within the span, since a filter may speak of it, and only where DEBUG is heard of anything.
-        let is_heard = || {
-            LevelFilter::current() >= Level::DEBUG && self.span.in_scope(|| tracing::enabled!(Level::DEBUG))
-        };
         let level = level(code);
         let is_told = match level {
             Level::ERROR => true,
-            Level::DEBUG => is_heard(),
-            _ => self.has_a_line(),
+            Level::DEBUG => self.is_heard(level),
+            _ => self.is_heard(level) && self.has_a_line(level),
         };
         if !is_told && !self.trace.is_some() {
             return;
@@ -283,5 +291,37 @@ pub(crate) fn name(code: Code) -> &'static str {
         Code::Unavailable => "UNAVAILABLE",
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::prelude::*;
+
+    use super::*;
+
+    fn call() -> Call {
+        let lines = Arc::new(Pace::new(LINES_AT_ONCE, LINES_PER_SECOND));
+        let (span, trace) = (Span::none(), trace::Span::current());
+        Call { meter: Arc::new(Meter::new(UNKNOWN, lines)), began: Instant::now(), span, trace, ended: true }
+    }
+
+    #[test]
+    fn lines_that_nobody_hears_take_no_room() {
+        let loud = tracing_subscriber::registry().with(LevelFilter::WARN);
+        tracing::subscriber::with_default(loud, || {
+            let call = call();
+            for _ in 0..LINES_AT_ONCE.get() * 2 {
+                call.record(Code::Unauthenticated, &HeaderMap::new());
+            }
+            assert!(call.has_a_line(Level::INFO));
+        });
+    }
+
+    #[test]
+    fn lines_of_one_level_leave_room_for_those_of_another() {
+        let call = call();
+        while call.has_a_line(Level::INFO) {}
+        assert!(call.has_a_line(Level::WARN));
     }
 }
