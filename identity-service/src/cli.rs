@@ -90,10 +90,10 @@ pub struct TokenArgs {
     /// How long an access token lives, 10s to 1h
     #[arg(long, env = "ROWLOCK_ACCESS_TOKEN_LIFETIME", value_name = "DURATION", default_value = "5m")]
     pub access_token_lifetime: Checked<Period>,
-    /// How long a refresh token lives unused, 1m to 365d
+    /// How long a refresh token lives unused, 1m to 365d, and no shorter than an access token
     #[arg(long, env = "ROWLOCK_REFRESH_TOKEN_LIFETIME", value_name = "DURATION", default_value = "30d")]
     pub refresh_token_lifetime: Checked<Period>,
-    /// How long a session lives however often it is refreshed, 1m to 3650d
+    /// How long a session lives however often it is refreshed, 1m to 3650d, and no shorter than an access token
     #[arg(long, env = "ROWLOCK_SESSION_LIFETIME", value_name = "DURATION", default_value = "90d")]
     pub session_lifetime: Checked<Period>,
     /// How long a token lives that replaces a forgotten password, 1m to 7d

@@ -3,7 +3,7 @@
 //! One hash takes some 20 ms of one core and 19 MiB by design. So at most as many run at once as there are
 //! threads for them, a bounded number waits, and further ones are refused at once: an attacker who sends
 //! guesses takes neither the memory nor all other calls' time. Nor all of the places: of those one account has a quarter,
-//! and one address half, however right their passwords are.
+//! and one address half, however right their passwords are; and who signs up has half, from one address a quarter.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};

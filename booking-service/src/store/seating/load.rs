@@ -43,7 +43,8 @@ pub struct Loaded {
     /// Whether one statement read them all: then they are those of one moment even where nothing is locked.
     pub at_one_moment: bool,
     /// Whether somebody else had one of the events locked when the first statement looked, in a transaction that had not
-    /// ended: what that has written is not among the facts, though it may be as good as committed.
+    /// ended: what that has written is not among the facts, though it may be as good as committed. (The row's `xmax` tells of one
+    /// transaction: so nobody takes an event's row with a shared lock, as a foreign key would, nor within a savepoint.)
     pub being_written: bool,
 }
 
