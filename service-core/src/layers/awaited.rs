@@ -9,8 +9,9 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// How long a message may take to come, however many are awaited: calls that begin together send all of their heads first.
-const TIME_TO_COME: Duration = Duration::from_secs(1);
+/// How long a message may take to come, however many are awaited: calls that begin together send all of their heads first,
+/// which takes a rush of thousands seconds on a slow way, or while the machine is busy with them.
+const TIME_TO_COME: Duration = Duration::from_secs(5);
 /// Of the calls in flight, the part that may wait for longer: one in so many.
 const SHARE: usize = 8;
 
