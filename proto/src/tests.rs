@@ -228,6 +228,15 @@ fn what_a_second_call_would_harm_is_not_repeated_when_the_first_may_have_been_do
     assert!(codes["rowlock.booking.v1.RegistrationService"].contains(&"UNAVAILABLE".to_owned()));
 }
 
+/// After RESOURCE_EXHAUSTED nothing was begun, and where that is not all a repetition needs, the server says so (`-1`).
+#[test]
+fn what_was_not_begun_is_repeated_but_for_rehearsals() {
+    for (scope, codes) in retried_codes() {
+        let is_repeated = codes.contains(&"RESOURCE_EXHAUSTED".to_owned());
+        assert_eq!(is_repeated, scope != "rowlock.booking.v1.SimulationService", "{scope}");
+    }
+}
+
 #[test]
 fn the_page_of_grpcurl_lines_has_one_for_every_rpc() {
     let page = include_str!("../../docs/grpcurl.md");

@@ -49,7 +49,7 @@ pub mod reason {
     pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 }
 
-/// In how many milliseconds a client's gRPC library is to repeat the call (gRFC A6).
+/// In how many milliseconds a client's gRPC library is to repeat the call (gRFC A6), or -1: it is not to.
 pub const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// An error as a client sees it. Turn it into a [`Status`] with `into()`.
@@ -71,8 +71,19 @@ pub struct Failure {
     pub violations: Vec<Violation>,
     /// When to try again, if trying again makes sense.
     pub retry_after: Option<Duration>,
-    /// Whether the client's gRPC library is told so too, see [`Self::push_back`].
-    pub pushed_back: bool,
+    /// What the client's gRPC library is told of it.
+    pub pushback: Pushback,
+}
+
+/// What a client's gRPC library is told besides the code (gRFC A6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushback {
+    /// Nothing: its retry policy decides.
+    None,
+    /// To repeat the call after [`Failure::retry_after`].
+    Repeat,
+    /// Not to repeat it by itself, whatever its policy says of the code.
+    Stop,
 }
 
 impl Failure {
@@ -87,7 +98,7 @@ impl Failure {
             metadata: Vec::new(),
             violations: Vec::new(),
             retry_after: None,
-            pushed_back: false,
+            pushback: Pushback::None,
         }
     }
 
@@ -117,7 +128,14 @@ impl Failure {
     /// .NET then repeat whatever the call and its code are, also where the service config says that a second one does harm.
     #[must_use]
     pub fn push_back(mut self, delay: Duration) -> Self {
-        self.pushed_back = true;
+        self.pushback = Pushback::Repeat;
+        self.retry_after(delay)
+    }
+
+    /// Says when to try again, and that the client's gRPC library is not to: a person has to know first.
+    #[must_use]
+    pub fn stop(mut self, delay: Duration) -> Self {
+        self.pushback = Pushback::Stop;
         self.retry_after(delay)
     }
 }
@@ -165,9 +183,14 @@ impl From<Failure> for Status {
         }
         let details = pb::Status { code: failure.code.into(), message: failure.message.clone(), details };
         let mut trailers = MetadataMap::new();
-        if let Some(delay) = failure.retry_after.filter(|_| failure.pushed_back) {
-            let pause = i32::try_from(spread(delay).as_millis()).unwrap_or(i32::MAX);
-            trailers.insert(PUSHBACK, pause.into());
+        let pause = |delay| i32::try_from(spread(delay).as_millis()).unwrap_or(i32::MAX);
+        let pushback = match failure.pushback {
+            Pushback::None => None,
+            Pushback::Repeat => failure.retry_after.map(pause),
+            Pushback::Stop => Some(-1),
+        };
+        if let Some(pushback) = pushback {
+            trailers.insert(PUSHBACK, pushback.into());
         }
         let details = details.encode_to_vec().into();
         Status::with_details_and_metadata(failure.code, failure.message, details, trailers)
@@ -252,5 +275,9 @@ mod tests {
         let longest: Status = refused().push_back(Duration::MAX).into();
         assert_eq!(longest.get_details_retry_info().unwrap().retry_delay, Some(LONGEST_DELAY));
         assert_eq!(longest.metadata().get(PUSHBACK).unwrap(), "2147483647");
+
+        let stopped: Status = refused().stop(delay).into();
+        assert_eq!(stopped.get_details_retry_info().unwrap().retry_delay, Some(delay));
+        assert_eq!(stopped.metadata().get(PUSHBACK).unwrap(), "-1");
     }
 }

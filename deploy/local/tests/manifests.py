@@ -224,6 +224,17 @@ def check_routes(where, objects):
         expect(routed == protos, f"{where}: routed is {set(routed.items()) ^ set(protos.items())} too much or too little")
 
 
+def check_readme(policies):
+    """What deploy/kubernetes/README.md has its readers patch and label is there."""
+    readme = (repository / "deploy/kubernetes/README.md").read_text()
+    named_there = set(re.findall(r"NetworkPolicy `([^`]+)`", readme))
+    expect(named_there and named_there <= policies, f"README: NetworkPolicies {named_there - policies} are not there")
+    manifests = "".join(path.read_text() for path in (repository / "deploy/kubernetes").rglob("*.yaml"))
+    asked_for = set(re.findall(r"namespaceSelector: {matchLabels: {(rowlock\.dev/\w+)", manifests))
+    told = set(re.findall(r"\| `(rowlock\.dev/\w+)=true` \|", readme))
+    expect(asked_for == told, f"README: labels of namespaces: {asked_for ^ told}")
+
+
 def check_docker():
     docker = repository / "deploy/docker"
     compose = yaml.safe_load((docker / "compose.yaml").read_text())
@@ -282,7 +293,7 @@ def check_queries():
 
 
 def main():
-    schemas = custom_schemas()
+    schemas, policies = custom_schemas(), set()
     for path in map(Path, sys.argv[3:]):
         objects = [o for o in yaml.load_all(path.read_text(), Loader) if o]
         for obj in objects:
@@ -292,6 +303,8 @@ def main():
         check_routes(path.stem, objects)
         check_backups(path.stem, objects)
         check_databases(path.stem, objects)
+        policies |= set(named(objects, "NetworkPolicy"))
+    check_readme(policies)
     check_docker()
     check_queries()
     for line in wrong:

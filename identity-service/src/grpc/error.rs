@@ -86,7 +86,7 @@ fn failure(error: Error) -> Failure {
         Error::TooManyAttempts { retry_after } => {
             metrics::counter!("sign_ins_paused_total").increment(1);
             new(Code::ResourceExhausted, ErrorReason::TooManyAttempts, "too many failed attempts")
-                .retry_after(retry_after)
+                .stop(retry_after)
         }
         Error::RateLimited { retry_after } => {
             metrics::counter!("grpc_rate_limited_total").increment(1);
@@ -191,10 +191,14 @@ mod tests {
             let info = details.error_info().unwrap();
             assert_eq!((status.code(), info.reason.as_str(), info.domain.as_str()), (code, reason, DOMAIN));
             assert_eq!(details.retry_info().is_some(), retries, "{reason}");
-            assert_eq!(
-                status.metadata().get(PUSHBACK).is_some(),
-                matches!(reason, "OVERLOADED" | "RATE_LIMITED")
-            );
+            let pushback = status.metadata().get(PUSHBACK).map(|pause| pause.to_str().unwrap());
+            match reason {
+                "OVERLOADED" | "RATE_LIMITED" => {
+                    assert!(pushback.unwrap().parse::<u32>().is_ok(), "{reason}")
+                }
+                "TOO_MANY_ATTEMPTS" => assert_eq!(pushback, Some("-1")),
+                _ => assert_eq!(pushback, None, "{reason}"),
+            }
             assert_eq!(details.bad_request().is_some(), reason == "VALIDATION_FAILED");
             assert!(!format!("{status:?}").contains("SELECT"), "{status:?}");
         }

@@ -56,6 +56,9 @@ func (s *session) refresh(ctx context.Context) error {
 }
 
 func (s *session) refreshLocked(ctx context.Context) error {
+	// Not given up with the call that needs it: a refresh token whose answer is lost would be sent twice, which ends the session.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
 	answer, err := s.auth.RefreshTokens(ctx, &identity.RefreshTokensRequest{RefreshToken: s.refreshToken})
 	if err != nil {
 		return err

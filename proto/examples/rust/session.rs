@@ -1,5 +1,6 @@
 //! How to reach Rowlock: channels, who is signed in, which calls to repeat.
 
+use std::num::ParseIntError;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -107,21 +108,26 @@ impl Retries {
     ) -> Result<T, Status> {
         let mut backoff = self.backoff;
         for _ in 1..self.attempts {
-            let pause = match call().await {
-                Err(status) if self.codes.contains(&status.code()) => pushback(&status),
+            let status = match call().await {
+                Err(status) if self.codes.contains(&status.code()) => status,
                 outcome => return outcome,
             };
-            tokio::time::sleep(pause.unwrap_or(backoff.mul_f64(rand::random_range(0.8..1.2)))).await;
+            let pause = match pushback(&status) {
+                None => backoff.mul_f64(rand::random_range(0.8..1.2)),
+                Some(Ok(pause)) => Duration::from_millis(pause),
+                Some(Err(_)) => return Err(status),
+            };
+            tokio::time::sleep(pause).await;
             backoff = backoff.mul_f64(self.multiplier).min(self.longest_backoff);
         }
         call().await
     }
 }
 
-/// How long to wait where the server says so; it has spread those that it refused.
-fn pushback(status: &Status) -> Option<Duration> {
-    let text = status.metadata().get("grpc-retry-pushback-ms")?.to_str().ok()?;
-    text.parse().ok().map(Duration::from_millis)
+/// How many milliseconds to wait where the server says so; it has spread those that it refused. What is no such number, as -1,
+/// says not to repeat (gRFC A6).
+fn pushback(status: &Status) -> Option<Result<u64, ParseIntError>> {
+    Some(status.metadata().get("grpc-retry-pushback-ms")?.to_str().unwrap_or_default().parse())
 }
 
 fn seconds(value: &Value) -> Option<Duration> {
