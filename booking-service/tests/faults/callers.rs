@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use prost::Message;
 use rowlock_proto::booking::v1 as pb;
 use service_core::auth::Role;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,8 +34,10 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The head of a call of Register, in HPACK without compression.
-fn head(token: &str, more: Option<(&str, &str)>) -> Vec<u8> {
+const REGISTER: &str = "/rowlock.booking.v1.RegistrationService/Register";
+
+/// The head of a call, in HPACK without compression.
+fn head(path: &str, token: &str, more: Option<(&str, &str)>) -> Vec<u8> {
     let text = |text: &str| {
         // Lengths of 127 and more take further bytes.
         let mut bytes = Vec::new();
@@ -55,7 +58,7 @@ fn head(token: &str, more: Option<(&str, &str)>) -> Vec<u8> {
     let field = |name: &str, value: &str| [vec![0], text(name), text(value)].concat();
     let mut head = [
         vec![0x83, 0x86, 0x04],
-        text("/rowlock.booking.v1.RegistrationService/Register"),
+        text(path),
         vec![0x01],
         text("test"),
         field("content-type", "application/grpc"),
@@ -209,7 +212,7 @@ async fn calls_whose_message_never_comes_end_by_the_default_deadline() {
     for _ in 0..many {
         let mut stream = TcpStream::connect(stage.replicas[0].grpc).await.unwrap();
         // However patient every other one says it is.
-        let head = |n| head(&token, (n % 2 == 0).then_some(("grpc-timeout", "5M")));
+        let head = |n| head(REGISTER, &token, (n % 2 == 0).then_some(("grpc-timeout", "5M")));
         let heads: Vec<u8> =
             (0..calls).flat_map(|n| frame(HEADERS, END_HEADERS, 2 * n + 1, &head(n))).collect();
         stream.write_all(&[PREFACE, &heads].concat()).await.unwrap();
@@ -249,7 +252,7 @@ async fn compressed_messages_are_refused_without_being_unpacked() {
         ("identity", "INVALID_ARGUMENT"),
     ] {
         let answered = async || {
-            let labels = format!("rpc=\"/rowlock.booking.v1.RegistrationService/Register\",code=\"{code}\"");
+            let labels = format!("rpc=\"{REGISTER}\",code=\"{code}\"");
             stage.count("grpc_requests_total", &labels).await
         };
         let so_far = answered().await;
@@ -260,7 +263,7 @@ async fn compressed_messages_are_refused_without_being_unpacked() {
         stream.read_exact(&mut settings).await.unwrap();
         let request = [
             ACKNOWLEDGED.to_vec(),
-            frame(HEADERS, END_HEADERS, 1, &head(&token, Some(("grpc-encoding", encoding)))),
+            frame(HEADERS, END_HEADERS, 1, &head(REGISTER, &token, Some(("grpc-encoding", encoding)))),
             compressed(1, &bomb),
         ];
         stream.write_all(&request.concat()).await.unwrap();
@@ -289,6 +292,56 @@ async fn compressed_messages_are_refused_without_being_unpacked() {
         ZEROS / (1 << 20),
     );
     tell("compressed messages", 5, &text);
+    stage.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "bad callers: deploy/local/test faults"]
+async fn answers_that_are_never_read_have_a_bounded_price() {
+    let (mut stage, event, service) = scene(&[]).await;
+    let organizer = stage.caller(Role::Organizer, way_to(stage.replicas[0].grpc));
+    // A page of them is about 3 MiB, as long as a page becomes.
+    for _ in 0..80 {
+        let long = pb::Event { description: "\u{1f3ab}".repeat(10_000), ..draft(1) };
+        organizer.create(long).await.unwrap();
+    }
+    let page = pb::ListEventsRequest {
+        organizer_id: organizer.id.to_string(),
+        page_size: 1_000,
+        ..pb::ListEventsRequest::default()
+    };
+    let answer = organizer.events().list_events(page.clone()).await.unwrap().into_inner();
+    assert!(answer.encoded_len() > 2 << 20, "{} bytes", answer.encoded_len());
+    let message = page.encode_to_vec();
+    let message = [&[0][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), &message].concat();
+    let token = format!("Bearer {}", crate::stage::long_token(&stage.mint, organizer.id, Role::Organizer));
+    let head = head("/rowlock.booking.v1.EventService/ListEvents", &token, None);
+    let before = memory(&stage);
+    let (connections, calls) = (4_u32, 50_u32);
+    let mut deaf = Vec::new();
+    for _ in 0..connections {
+        let mut stream = TcpStream::connect(stage.replicas[0].grpc).await.unwrap();
+        // Settings: a window of nothing for each answer.
+        let settings = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+        let asks = (0..calls).flat_map(|n| {
+            let stream = 2 * n + 1;
+            [frame(HEADERS, END_HEADERS, stream, &head), frame(0, END_STREAM, stream, &message)].concat()
+        });
+        let asks: Vec<u8> = asks.collect();
+        stream.write_all(&[&PREFACE[..24], &settings, ACKNOWLEDGED, &asks].concat()).await.unwrap();
+        deaf.push(stream);
+    }
+    let cut = async || stage.count("grpc_connections_cut_total", "reason=\"unread\"").await;
+    eventually(async || cut().await >= f64::from(connections - 1)).await;
+    let took = seat_some(&service, &event, 20).await;
+    took.assert_bearable();
+    let others = organizer.events().list_events(page).await.unwrap().into_inner();
+    assert_eq!(others.events.len(), answer.events.len(), "who reads is answered");
+    let after = memory(&stage);
+    assert!(after < before + 250, "{before} MiB became {after} MiB");
+    let text = format!("a seat {took}, memory {before} MiB before and {after} MiB with them");
+    tell("answers that nobody reads", connections * calls, &text);
+    drop(deaf);
     stage.end();
 }
 

@@ -183,6 +183,10 @@ pub struct ServerArgs {
     /// refused, --max-message-bytes to 1099511627776
     #[arg(long, env = "ROWLOCK_MAX_ARRIVING_BYTES", value_name = "N", default_value = "67108864")]
     pub max_arriving_bytes: Checked<usize>,
+    /// The most bytes of answers that lie here unread, the first 16384 of each not counted, before the connections are cut whose answers
+    /// have lain longest, 4194304 to 1099511627776
+    #[arg(long, env = "ROWLOCK_MAX_LEAVING_BYTES", value_name = "N", default_value = "67108864")]
+    pub max_leaving_bytes: Checked<usize>,
     /// The deadline of a call that brings none, and of the message of any call, 100ms to 1h
     #[arg(long, env = "ROWLOCK_DEFAULT_DEADLINE", value_name = "DURATION", default_value = "30s")]
     pub default_deadline: Checked<Period>,
@@ -256,6 +260,8 @@ pub struct ServerConfig {
     /// The most bytes of messages that are arriving at once, but for the first 16 KiB of each. No less than one message may
     /// have.
     pub max_arriving_bytes: usize,
+    /// The most bytes of answers that lie here unread, but for the first 16 KiB of each.
+    pub max_leaving_bytes: usize,
     /// The deadline of a call that brings none, until its response begins; and of any call, until its message is there.
     pub default_deadline: Duration,
     /// The longest deadline of any call, until its response begins.
@@ -307,6 +313,7 @@ impl ServerConfig {
             reflection: true,
             max_message_bytes: 1 << 20,
             max_arriving_bytes: 64 << 20,
+            max_leaving_bytes: 64 << 20,
             default_deadline: Duration::from_secs(30),
             max_deadline: Duration::from_secs(5 * 60),
             max_calls_in_flight: 10_000,
@@ -356,6 +363,10 @@ impl ServerArgs {
         let range = config.max_message_bytes..=1 << 40;
         if let Some(n) = self.max_arriving_bytes.take_within(name, range, errors) {
             config.max_arriving_bytes = n;
+        }
+        let name = "--max-leaving-bytes (ROWLOCK_MAX_LEAVING_BYTES)";
+        if let Some(n) = self.max_leaving_bytes.take_within(name, 4 << 20..=1 << 40, errors) {
+            config.max_leaving_bytes = n;
         }
         let name = "--max-calls-in-flight (ROWLOCK_MAX_CALLS_IN_FLIGHT)";
         if let Some(n) = self.max_calls_in_flight.take_within(name, 1..=1_000_000, errors) {

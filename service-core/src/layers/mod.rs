@@ -9,6 +9,7 @@ pub(crate) mod catch_panic;
 mod deadline;
 pub(crate) mod drain;
 mod error_info;
+mod leaving;
 pub(crate) mod load_shed;
 mod methods;
 pub(crate) mod observe;
@@ -33,6 +34,7 @@ pub(crate) use caller_streams::CallerStreamsLayer;
 pub(crate) use deadline::DeadlineLayer;
 pub use deadline::{Deadline, deadline};
 pub(crate) use error_info::ErrorInfoLayer;
+pub(crate) use leaving::{Cut, LeavingLayer};
 pub use methods::INFRASTRUCTURE;
 pub(crate) use methods::Methods;
 pub(crate) use rate_limit::RateLimitLayer;
@@ -103,12 +105,14 @@ impl Next for Handlers {
 pub(crate) struct Peer {
     tcp: TcpConnectInfo,
     infrastructure_streams: Arc<Semaphore>,
+    cut: Arc<Cut>,
 }
 
 impl Peer {
-    pub(crate) fn new(tcp: TcpConnectInfo) -> Self {
+    /// `cut` ends the connection.
+    pub(crate) fn new(tcp: TcpConnectInfo, cut: Arc<Cut>) -> Self {
         let infrastructure_streams = Arc::new(Semaphore::new(load_shed::INFRASTRUCTURE_STREAMS_EACH));
-        Self { tcp, infrastructure_streams }
+        Self { tcp, infrastructure_streams, cut }
     }
 }
 

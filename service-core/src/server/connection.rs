@@ -23,7 +23,7 @@ use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
 use crate::config::ServerConfig;
-use crate::layers::Peer;
+use crate::layers::{Cut, Peer};
 use crate::tls::Acceptor;
 
 use super::goaway::{Farewell, Frames};
@@ -161,7 +161,7 @@ fn cut(reason: &'static str) {
 
 /// Lets what is counted be seen from the start on.
 pub(super) fn begin_to_count() {
-    for reason in ["age", "grace", "keepalive", "flood"] {
+    for reason in ["age", "grace", "keepalive", "flood", "unread"] {
         metrics::counter!("grpc_connections_cut_total", "reason" => reason).increment(0);
     }
     for reason in ["limit", "timeout", "tls"] {
@@ -207,6 +207,8 @@ pub(super) struct Connection {
     /// What was sent, for the library tells nobody why it ends a connection but the client.
     sent: Frames,
     is_cut: bool,
+    /// From elsewhere: whoever does not read may neither read nor write for long.
+    cut: Arc<Cut>,
 }
 
 /// In the open, or with TLS.
@@ -223,11 +225,15 @@ impl Connection {
             times,
             sent: Frames::default(),
             is_cut: false,
+            cut: Arc::default(),
         }
     }
 
     /// Ends the connection if it is time.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.cut.is_cut(cx) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         if self.end.as_mut().poll(cx).is_pending() {
             return Ok(());
         }
@@ -254,10 +260,11 @@ impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        Peer::new(match &self.io {
+        let tcp = match &self.io {
             Either::Left(stream) => stream.connect_info(),
             Either::Right(stream) => stream.get_ref().0.connect_info(),
-        })
+        };
+        Peer::new(tcp, self.cut.clone())
     }
 }
 

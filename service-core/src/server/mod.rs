@@ -27,7 +27,7 @@ use crate::layers::load_shed::LoadShedLayer;
 use crate::layers::observe::ObserveLayer;
 use crate::layers::{
     ArrivingLayer, CallerStreamsLayer, DeadlineLayer, Entrance, ErrorInfoLayer, Handlers,
-    INFRASTRUCTURE_MESSAGE_BYTES, Methods, Next, RateLimitLayer, RequestIdLayer, Through,
+    INFRASTRUCTURE_MESSAGE_BYTES, LeavingLayer, Methods, Next, RateLimitLayer, RequestIdLayer, Through,
 };
 use crate::lifecycle::Readiness;
 use crate::shares::Shares;
@@ -232,6 +232,12 @@ impl GrpcServer {
                 domain,
                 methods.clone(),
                 self.config.max_arriving_bytes,
+                self.config.max_calls_in_flight,
+            )))
+            // And what its answer holds.
+            .layer(Through(LeavingLayer::new(
+                methods.clone(),
+                self.config.max_leaving_bytes,
                 self.config.max_calls_in_flight,
             )))
             // Above the verification: the caller's time runs from the arrival.

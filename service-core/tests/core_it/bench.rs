@@ -75,6 +75,12 @@ impl Bench {
         Endpoint::from_shared(format!("http://{}", self.grpc)).unwrap().connect_lazy()
     }
 
+    /// Of a client that opens a window of one byte for each answer, and no more until it is read.
+    pub(crate) fn deaf_channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).unwrap();
+        endpoint.initial_stream_window_size(1).connect_lazy()
+    }
+
     /// Calls a method of the probe with a string.
     pub(crate) async fn call(
         &self,
@@ -121,21 +127,45 @@ pub(crate) async fn unended(mut channel: Channel, method: &str, size: u32, sent:
     let mut beginning = vec![0];
     beginning.extend(size.to_be_bytes());
     beginning.resize(beginning.len() + sent, 0);
-    let body = tonic::body::Body::new(Beginning(Some(beginning.into())));
-    let request = http::Request::post(format!("http://test/test.Probe/{method}"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(body)
-        .unwrap();
-    tower::ServiceExt::ready(&mut channel).await.unwrap();
-    let answer = tower::Service::call(&mut channel, request).await;
+    let body = Said { bytes: Some(beginning.into()), ends: false };
+    let answer = answer_to(&mut channel, &format!("/test.Probe/{method}"), body).await;
     panic!("an answer to half a message: {answer:?}");
 }
 
-/// A body that begins and does not end.
-struct Beginning(Option<bytes::Bytes>);
+/// Calls over a connection that takes a byte of each answer, which it leaves there.
+pub(crate) async fn unread<M: prost::Message>(
+    mut channel: Channel,
+    path: &str,
+    message: &M,
+) -> Result<http::Response<tonic::body::Body>, tonic::transport::Error> {
+    let message = message.encode_to_vec();
+    let mut whole = vec![0];
+    whole.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    whole.extend(message);
+    answer_to(&mut channel, path, Said { bytes: Some(whole.into()), ends: true }).await
+}
 
-impl http_body::Body for Beginning {
+async fn answer_to(
+    channel: &mut Channel,
+    path: &str,
+    body: Said,
+) -> Result<http::Response<tonic::body::Body>, tonic::transport::Error> {
+    let request = http::Request::post(format!("http://test{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(tonic::body::Body::new(body))
+        .unwrap();
+    tower::ServiceExt::ready(channel).await?;
+    tower::Service::call(channel, request).await
+}
+
+/// A body that begins, and ends or does not.
+struct Said {
+    bytes: Option<bytes::Bytes>,
+    ends: bool,
+}
+
+impl http_body::Body for Said {
     type Data = bytes::Bytes;
     type Error = Status;
 
@@ -143,7 +173,11 @@ impl http_body::Body for Beginning {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Status>>> {
-        self.0.take().map_or(Poll::Pending, |bytes| Poll::Ready(Some(Ok(http_body::Frame::data(bytes)))))
+        match self.bytes.take() {
+            Some(bytes) => Poll::Ready(Some(Ok(http_body::Frame::data(bytes)))),
+            None if self.ends => Poll::Ready(None),
+            None => Poll::Pending,
+        }
     }
 }
 

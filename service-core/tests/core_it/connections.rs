@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Request;
 
-use crate::bench::{Bench, counted, cut, eventually, unary};
+use crate::bench::{Bench, counted, cut, eventually, unary, unread};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const HEADERS: u8 = 1;
@@ -167,6 +167,38 @@ async fn who_asks_and_never_reads_the_answers_is_cut_when_too_old() {
     let echo =
         async || unary(bench.channel(), "/test.Probe/Echo", Request::new("x".to_owned())).await.map(|_| ());
     eventually(async || echo().await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn who_leaves_answers_unread_is_cut_where_too_much_lies_and_nobody_else() {
+    let (long, nothing) = ("x".repeat(20_000), String::new());
+    for (path, message, answers, bytes) in [
+        ("/test.Probe/Echo", &long, 16, 64 << 20),
+        ("/grpc.health.v1.Health/Check", &nothing, 16, 64 << 20),
+        ("/test.Probe/Echo", &long, 10_000, 400_000),
+    ] {
+        let bench = Bench::with(|config| {
+            config.max_calls_in_flight = answers;
+            config.max_leaving_bytes = bytes;
+        })
+        .await;
+        let (reading, deaf, before) = (bench.channel(), bench.deaf_channel(), cut("unread"));
+        // The caller's address, which is another one after a new connection.
+        let context = async || {
+            let answer = unary(reading.clone(), "/test.Probe/Context", Request::new(String::new())).await;
+            answer.unwrap().into_inner().rsplit(' ').next().unwrap().to_owned()
+        };
+        let first = context().await;
+        let mut lying = Vec::new();
+        eventually(async || {
+            assert!(lying.len() < 200, "not bounded");
+            lying.extend(unread(deaf.clone(), path, message).await);
+            assert_eq!(context().await, first, "who reads goes on");
+            cut("unread") > before
+        })
+        .await;
+        assert!(lying.len() >= 16, "{}", lying.len());
+    }
 }
 
 #[tokio::test]
