@@ -141,6 +141,19 @@ impl PasswordHasher {
         self.hash_for(Whose::Known, password, ()).await
     }
 
+    /// The same for somebody who has shown to be this account's owner, in a place of the share of this account and this address.
+    ///
+    /// # Errors
+    /// [`HashError`]; overloaded already if the share is taken.
+    pub async fn hash_known(
+        &self,
+        account: FailureKey,
+        address: Option<FailureKey>,
+        password: Password,
+    ) -> Result<Secret, HashError> {
+        self.hash_for(Whose::Known, password, self.shares_of(account, address)?).await
+    }
+
     /// The same for somebody who signs up.
     ///
     /// # Errors
@@ -391,6 +404,8 @@ mod tests {
         let address = FailureKey::address(std::net::Ipv4Addr::LOCALHOST.into());
         let of_one: Vec<_> = (0..4).map(|_| hasher.shares_of(account(0), None).unwrap()).collect();
         assert!(matches!(hasher.shares_of(account(0), None), Err(HashError::Overloaded)));
+        let another = hasher.hash_known(account(0), None, password("vjq7 x2wz")).await;
+        assert!(matches!(another, Err(HashError::Overloaded)), "a new password as well");
         drop(of_one);
         let of_many: Vec<_> = (0..8).map(|n| hasher.shares_of(account(n), Some(address)).unwrap()).collect();
         assert!(matches!(hasher.shares_of(account(8), Some(address)), Err(HashError::Overloaded)));

@@ -25,20 +25,24 @@ impl Accounts {
     /// Changes the caller's password and ends the caller's other sessions: how many were alive.
     ///
     /// # Errors
-    /// [`Error::CredentialsInvalid`] if the present password is wrong; [`Error::TooManyAttempts`];
+    /// [`Error::CredentialsInvalid`] if the present password is wrong; [`Error::TooManyAttempts`]; [`Error::RateLimited`];
     /// [`Error::TokenRevoked`] if the caller is gone or deactivated.
     pub async fn change_password(
         self: &Arc<Self>,
         caller: &Principal,
         request: ChangePassword,
     ) -> Result<usize> {
-        for _ in 0..TRIES {
+        for attempt in 0..TRIES {
             let (found, keys) =
                 self.judge_own_password(caller, request.current.clone(), request.address).await?;
+            if attempt == 0 {
+                self.at_their_pace(caller.user_id)?;
+            }
+            let new = request.new.clone().into_inner();
             let change = PasswordChange {
                 user_id: caller.user_id,
                 judged_hash: found.password_hash,
-                new_hash: self.hasher.hash(request.new.clone().into_inner()).await?,
+                new_hash: self.hasher.hash_known(keys.account, keys.address, new).await?,
                 keep: caller.session_id,
                 act: self.act(Some(caller.user_id)),
             };

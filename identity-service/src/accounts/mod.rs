@@ -70,8 +70,8 @@ impl Accounts {
         now.replace_nanosecond(now.microsecond() * 1_000).unwrap_or(now)
     }
 
-    /// Counts that this user is given tokens.
-    fn may_have_tokens(&self, user_id: Uuid) -> Result<()> {
+    /// Counts that this user is given tokens, or a new password: each time leaves rows.
+    fn at_their_pace(&self, user_id: Uuid) -> Result<()> {
         self.pace.take(&user_id).map_err(|retry_after| Error::RateLimited { retry_after })
     }
 

@@ -44,13 +44,14 @@ impl Accounts {
     /// # Errors
     /// [`Error::PasswordResetInvalid`]; [`Error::Overloaded`].
     pub async fn reset_password(&self, token: &ResetToken, holder: &User, new: NewPassword) -> Result<()> {
+        let account = FailureKey::account(&holder.email);
         let reset = PasswordReset {
             user_id: holder.id,
             token_hash: token.digest(),
-            new_hash: self.hasher.hash(new.into_inner()).await?,
+            new_hash: self.hasher.hash_known(account, None, new.into_inner()).await?,
             act: self.act(None),
         };
-        let ended = store::reset_password(&self.pool, FailureKey::account(&holder.email), &reset).await?;
+        let ended = store::reset_password(&self.pool, account, &reset).await?;
         tracing::info!(user_id = %holder.id, ended, "password replaced");
         Ok(())
     }

@@ -35,7 +35,7 @@ impl Accounts {
         let owner = owner.ok_or(Error::RefreshTokenInvalid)?;
         // Whoever refreshes without a pause does not keep it unseen that a token came a second time.
         if !owner.used {
-            self.may_have_tokens(owner.user_id)?;
+            self.at_their_pace(owner.user_id)?;
         }
         let act = self.act(None);
         let refresh = RefreshToken::generate(self.sources.entropy.as_ref())?;

@@ -45,11 +45,11 @@ impl Accounts {
             let found = store::credentials_by_email(&self.pool, &request.email).await?;
             let found = self.judge(keys, found, request.password.clone()).await?;
             if subject_id.replace(found.user.id).is_none() {
-                self.may_have_tokens(found.user.id)?;
+                self.at_their_pace(found.user.id)?;
             }
             if let Some(tokens) = self.begin_session(keys, &found, &request.user_agent).await? {
                 tracing::info!(user_id = %found.user.id, "signed in");
-                self.renew_hash(found, request.password);
+                self.renew_hash(keys, found, request.password);
                 return Ok(tokens);
             }
         }
@@ -87,7 +87,7 @@ impl Accounts {
 
     /// Makes a hash at today's cost while the password is at hand, for which nobody waits. If that fails, the next sign-in tries
     /// again.
-    fn renew_hash(self: &Arc<Self>, found: Credentials, password: Password) {
+    fn renew_hash(self: &Arc<Self>, keys: Keys, found: Credentials, password: Password) {
         if !self.hasher.is_outdated(found.password_hash.expose()) {
             return;
         }
@@ -95,7 +95,7 @@ impl Accounts {
         tokio::spawn(async move {
             let user_id = found.user.id;
             let renewed = async {
-                let new = accounts.hasher.hash(password).await?;
+                let new = accounts.hasher.hash_known(keys.account, keys.address, password).await?;
                 store::replace_password_hash(&accounts.pool, user_id, &found.password_hash, &new).await
             };
             match renewed.await {

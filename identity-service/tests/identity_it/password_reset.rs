@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use identity_service::hashing::HashLimits;
 use prost_types::FieldMask;
 use rowlock_proto::identity::v1::{
     ChangePasswordRequest, CreatePasswordResetRequest, RefreshTokensRequest, ResetPasswordRequest,
@@ -195,4 +196,35 @@ async fn of_two_who_bring_one_reset_token_at_once_one_replaces_the_password() {
     let password = if a.is_ok() { NEW } else { NEWER };
     assert_eq!(refusal(&a.err().or(b.err()).unwrap()), invalid_token());
     server.sign_in("ada@example.org", password).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_reset_token_does_not_take_the_places_of_others_for_hashing() {
+    let server = TestServer::with(|config| {
+        config.hashing.limits = HashLimits { threads: 1, waiting: 15 };
+        config.hashing.cost.passes = 20;
+    })
+    .await;
+    let admin = crate::admin::admin(&server, "root@example.org").await;
+    let admin = server.token(admin.user_id.parse().unwrap(), Role::Admin);
+    let ada = server.sign_up("ada@example.org").await;
+    let token = create(&server, &admin, &ada.user_id).await.unwrap();
+    let calls: Vec<_> = (0..20)
+        .map(|_| {
+            let (mut auth, reset_token) = (server.auth(), token.clone());
+            let request = ResetPasswordRequest { reset_token, new_password: NEW.to_owned() };
+            tokio::spawn(async move { auth.reset_password(request).await })
+        })
+        .collect();
+    let (mut reset, mut refused) = (0, 0);
+    for call in calls {
+        match call.await.unwrap().map_err(|status| refusal(&status).1) {
+            Ok(_) => reset += 1,
+            Err(reason) if reason == "OVERLOADED" => refused += 1,
+            Err(reason) => assert_eq!(reason, "PASSWORD_RESET_INVALID"),
+        }
+    }
+    // Of 16 places four at a time.
+    assert_eq!(reset, 1);
+    assert!(refused >= 8, "{refused}");
 }
