@@ -22,15 +22,13 @@ struct Watch {
     present: Option<Seats>,
     /// What was said last.
     said: Option<Seats>,
-    /// Nothing up to this version is news.
-    version: i64,
     /// Not before then: whoever watches with many gets fewer messages.
     next: Instant,
 }
 
 /// The stream of one watch. `present` was read after `watched` began, so nothing falls between.
 pub(super) fn stream(watched: Watched, present: Seats, end: StreamEnd) -> BoxStream<'static, Message> {
-    let watch = Watch { watched, end, present: Some(present), said: None, version: 0, next: Instant::now() };
+    let watch = Watch { watched, end, present: Some(present), said: None, next: Instant::now() };
     stream::unfold(Some(watch), |watch| async move {
         let mut watch = watch?;
         let end = watch.end.clone();
@@ -56,7 +54,7 @@ impl Watch {
             Some(present) => present,
             None => self.news().await?,
         };
-        (self.said, self.version) = (Some(seats), seats.version);
+        self.said = Some(seats);
         self.next = Instant::now() + self.watched.pace();
         Ok(seats)
     }
@@ -67,17 +65,50 @@ impl Watch {
             // The sender lives as long as this watch.
             self.watched.seen.changed().await.map_err(|_| CallError::Ended(StreamEnded::Draining))?;
             let seen = *self.watched.seen.borrow_and_update();
-            if self.watched.is_another_run() {
-                // Versions that it does not have come again.
-                self.version = 0;
-            }
             match seen {
-                Seen::Present(seats) if seats.version > self.version && self.said != Some(seats) => {
+                Seen::Present(seats) if self.said.is_none_or(|said| is_news(seats, said)) => {
                     return Ok(seats);
                 }
                 Seen::Present(_) | Seen::Nothing => {}
                 Seen::Gone => return Err(Refusal::EventNotFound { event_id: self.watched.event_id() }.into()),
             }
         }
+    }
+}
+
+/// Whether this is to be said after that.
+fn is_news(seats: Seats, said: Seats) -> bool {
+    let is_the_same = Seats { server_start: said.server_start, ..seats } == said;
+    // Versions that another run of the server does not have come again.
+    let is_of_another_run = seats.server_start != said.server_start;
+    !is_the_same && (is_of_another_run || seats.version > said.version)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use time::OffsetDateTime;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn later_versions_are_news_and_so_is_whatever_another_run_of_the_server_has_instead() {
+        let (one, other) = (OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1));
+        let seats = |version, seats_remaining, server_start| Seats {
+            event_id: Uuid::nil(),
+            state: EventState::Published,
+            capacity: 10,
+            seats_remaining,
+            waitlist_size: 0,
+            version,
+            server_start,
+        };
+        let said = seats(10, 3, one);
+        assert!(is_news(seats(11, 2, one), said));
+        assert!(!is_news(seats(10, 3, one), said) && !is_news(seats(9, 4, one), said));
+        assert!(is_news(seats(9, 4, other), said) && is_news(seats(10, 2, other), said));
+        assert!(!is_news(seats(10, 3, other), said), "it is as it was said");
     }
 }

@@ -28,8 +28,8 @@ pub struct Look {
     pub all_ended_below: i64,
     /// Transaction ids from this one on had not been given out yet.
     pub next_transaction: i64,
-    /// When the server was started. Another run of it, or another server, may lack the end of what this one told, and give its
-    /// numbers again.
+    /// When the server was started, or had recovered from a crash. Another run of it, or another server, may lack the end of what this
+    /// one told, and give its numbers again.
     pub server_start: OffsetDateTime,
 }
 
@@ -77,12 +77,18 @@ pub struct Seats {
     pub waitlist_size: i32,
     /// The last version.
     pub version: i64,
+    /// As in [`Look`].
+    pub server_start: OffsetDateTime,
 }
 
 /// Looks at the end of the log.
 ///
 /// The next transaction id comes from `age()`, which counts from the counter itself. A snapshot's xmax does not do: it
 /// lies one above the last transaction that has *ended*, below others that are in flight.
+///
+/// When the server was started is, where one of its processes has crashed since, when it had recovered from that: like another run
+/// it may lack the end of what it has shown. The time that `pg_postmaster_start_time` gives stays then; PostgreSQL
+/// begins its statistics anew.
 ///
 /// # Errors
 /// Whatever the database says.
@@ -91,7 +97,7 @@ pub async fn look(pool: &PgPool) -> Result<Look, StoreError> {
         r#"SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS "last_batch!",
                   pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS "all_ended_below!",
                   age('3'::xid)::bigint + 3 AS "next_transaction!",
-                  pg_postmaster_start_time() AS "server_start!"
+                  (SELECT GREATEST(pg_postmaster_start_time(), (pg_stat_get_wal()).stats_reset)) AS "server_start!"
              FROM change_batches"#
     )
     .fetch_one(pool)
@@ -136,7 +142,8 @@ macro_rules! query_changes {
             ChangeRow,
             r#"SELECT c.event_id, c.version, c.actor_id, c.actor_role, c.action, c.entity_id, c.subject_id,
                       c.details::text AS "details!", c.change_time, c.batch,
-                      pg_postmaster_start_time() AS server_start FROM changes c "# + $rest
+                      (SELECT GREATEST(pg_postmaster_start_time(), (pg_stat_get_wal()).stats_reset)) AS server_start
+                 FROM changes c "# + $rest
             $(, $argument)*
         )
     };
@@ -228,7 +235,9 @@ pub async fn last_of_event(pool: &PgPool, event_id: Uuid) -> Result<Option<Place
 /// Whatever the database says.
 pub async fn seats(pool: &PgPool, events: &[Uuid]) -> Result<Vec<Seats>, StoreError> {
     let rows = sqlx::query!(
-        "SELECT id, state, capacity, seats_remaining, waitlist_size, version FROM events WHERE id = ANY($1)",
+        r#"SELECT id, state, capacity, seats_remaining, waitlist_size, version,
+                  (SELECT GREATEST(pg_postmaster_start_time(), (pg_stat_get_wal()).stats_reset)) AS "server_start!"
+             FROM events WHERE id = ANY($1)"#,
         events
     )
     .fetch_all(pool)
@@ -246,6 +255,7 @@ pub async fn seats(pool: &PgPool, events: &[Uuid]) -> Result<Vec<Seats>, StoreEr
                 seats_remaining: row.seats_remaining,
                 waitlist_size: row.waitlist_size,
                 version: row.version,
+                server_start: row.server_start,
             })
         })
         .collect()
@@ -389,16 +399,19 @@ pub async fn trim(pool: &PgPool, keep: Duration, final_to: i64, limit: i64) -> R
     let floor = sqlx::query_as!(Place, "SELECT batch, event_id, version FROM change_log_floor FOR UPDATE")
         .fetch_one(&mut *tx)
         .await?;
-    // The next changes, and of these the old ones: looking for old ones would go through the whole log when there are
-    // few. Rehearsals keep theirs: nobody who reads the log has to know how far those were passed.
+    // The next changes, and of these the old ones up to the first that is not: times do not quite follow the order of the log,
+    // and what is passed too early would expire tokens, and never be passed again. To look for old ones would go through the
+    // whole log when there are few. Rehearsals keep theirs: nobody who reads the log has to know how far those were passed.
     let passed = sqlx::query_as!(
         Place,
         r#"SELECT batch, event_id, version FROM (
-               SELECT c.batch, c.event_id, c.version, c.change_time FROM changes c
+             SELECT batch, event_id, version, bool_and(change_time < now() - make_interval(secs => $4))
+                      OVER (ORDER BY batch, event_id, version) AS are_old
+               FROM (SELECT c.batch, c.event_id, c.version, c.change_time FROM changes c
                 WHERE (c.batch, c.event_id, c.version) > ($1, $2, $3) AND c.batch <= $6
                   AND NOT EXISTS (SELECT FROM events e WHERE e.id = c.event_id AND e.simulation_lease_time IS NOT NULL)
-                ORDER BY c.batch, c.event_id, c.version LIMIT $5) next
-            WHERE change_time < clock_timestamp() - make_interval(secs => $4)
+                ORDER BY c.batch, c.event_id, c.version LIMIT $5) next) up_to_here
+            WHERE are_old
             ORDER BY batch, event_id, version"#,
         floor.batch,
         floor.event_id,

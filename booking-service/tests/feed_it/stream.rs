@@ -2,6 +2,7 @@
 
 mod consumer;
 mod copy;
+mod crash;
 mod order;
 mod retention;
 

@@ -114,7 +114,7 @@ async fn query(connection: &mut PgConnection, since: i64, now: OffsetDateTime) -
     let rows = sqlx::query_as!(
         LookRow,
         r#"SELECT pg_backend_pid() AS "session!", pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS "all_ended_below!",
-                  statement_timestamp() AS "time!",
+                  now() AS "time!",
                   r.id AS "id?", r.user_id AS "user_id?", r.session_id, r.minimum_session_version,
                   r.revoke_time AS "revoke_time?", r.expire_time AS "expire_time?"
            FROM (SELECT) AS always

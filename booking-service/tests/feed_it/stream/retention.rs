@@ -77,6 +77,25 @@ async fn the_last_change_of_each_event_stays_and_what_stays_has_no_gaps() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_young_is_not_passed_though_what_comes_after_it_says_that_it_is_old() {
+    let system = System::start().await;
+    let [one, other] = some_history(&system).await;
+    let all = logged(&system).await;
+    // As where a clock was set back in between.
+    sqlx::query(
+        "UPDATE changes SET change_time = change_time - interval '2 days' WHERE batch <> (SELECT min(batch) FROM changes)",
+    )
+    .execute(&system.pool)
+    .await
+    .unwrap();
+    trim(&system, 1_000).await;
+    assert_eq!(logged(&system).await, all);
+    age(&system).await;
+    trim(&system, 1_000).await;
+    assert_eq!((kept(&system, &one).await.len(), kept(&system, &other).await.len()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_is_good_as_long_as_nothing_after_it_is_gone() {
     let system = System::start().await;
     let [one, _] = some_history(&system).await;
