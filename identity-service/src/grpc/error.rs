@@ -194,7 +194,7 @@ mod tests {
             let pushback = status.metadata().get(PUSHBACK).map(|pause| pause.to_str().unwrap());
             match reason {
                 "OVERLOADED" | "RATE_LIMITED" => {
-                    assert!(pushback.unwrap().parse::<u32>().is_ok(), "{reason}")
+                    assert!(pushback.unwrap().parse::<u32>().is_ok(), "{reason}");
                 }
                 "TOO_MANY_ATTEMPTS" => assert_eq!(pushback, Some("-1")),
                 _ => assert_eq!(pushback, None, "{reason}"),

@@ -7,18 +7,49 @@ use metrics::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Code;
 
+use super::methods::Method;
 use super::{Methods, Middleware, Next, Peer, Request, Response, hold_until_end, refuse};
 use crate::status::{Failure, reason};
 
 /// Long enough for a queue to move on, short enough for a person to wait.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
-/// Streams of health and reflection, at most: clients that watch the health open one for each connection, of which there
+/// Streams of health, at most: clients that watch the health open one for each connection, of which there
 /// are 10,000 by default. Each costs a few kilobytes.
-const INFRASTRUCTURE_STREAMS: usize = 20_000;
+const HEALTH_STREAMS: usize = 20_000;
 /// Of them on one connection: anybody may open them, and no connection shall take all. A proxy in front carries so many
 /// clients over one.
-pub(crate) const INFRASTRUCTURE_STREAMS_EACH: usize = 256;
+const HEALTH_STREAMS_EACH: usize = 256;
+/// Streams of reflection, at most: tools open one for a moment. Of whoever asks and does not read, as much is kept of what
+/// they ask as HTTP/2's window lets through, a megabyte.
+const REFLECTIONS: usize = 64;
+/// Of them on one connection.
+const REFLECTIONS_EACH: usize = 16;
+
+/// How many streams of health and of reflection may be open, in all or of one connection.
+#[derive(Clone)]
+pub(super) struct InfrastructureStreams {
+    health: Arc<Semaphore>,
+    reflections: Arc<Semaphore>,
+}
+
+impl InfrastructureStreams {
+    fn of_all() -> Self {
+        Self::new(HEALTH_STREAMS, REFLECTIONS)
+    }
+
+    pub(super) fn of_one() -> Self {
+        Self::new(HEALTH_STREAMS_EACH, REFLECTIONS_EACH)
+    }
+
+    fn new(health: usize, reflections: usize) -> Self {
+        Self { health: Arc::new(Semaphore::new(health)), reflections: Arc::new(Semaphore::new(reflections)) }
+    }
+
+    fn of(&self, method: &Method) -> &Arc<Semaphore> {
+        if method.reflects { &self.reflections } else { &self.health }
+    }
+}
 
 /// Lets a number of calls in at a time, and keeps a number of streams open. A stream counts as a call until its response
 /// begins. Health and reflection pass as calls, since an overloaded replica is not a dead one; their streams are counted
@@ -29,7 +60,7 @@ pub(crate) struct LoadShedLayer {
     methods: Methods,
     places: Arc<Semaphore>,
     streams: Arc<Semaphore>,
-    infrastructure_streams: Arc<Semaphore>,
+    infrastructure_streams: InfrastructureStreams,
     in_flight: Gauge,
 }
 
@@ -38,7 +69,7 @@ impl Middleware for LoadShedLayer {
         let method = self.methods.find(request.uri().path());
         let infrastructure = method.is_some_and(|method| method.infrastructure);
         let stream = match method {
-            Some(method) if method.streams => match self.open(infrastructure, request.extensions().get()) {
+            Some(method) if method.streams => match self.open(&method, request.extensions().get()) {
                 Some(stream) => Some(stream),
                 None if infrastructure => {
                     return self.shed("infrastructure_streams", "too many streams of health and reflection");
@@ -70,22 +101,22 @@ impl LoadShedLayer {
             methods,
             places: Arc::new(Semaphore::new(max_calls)),
             streams: Arc::new(Semaphore::new(max_streams)),
-            infrastructure_streams: Arc::new(Semaphore::new(INFRASTRUCTURE_STREAMS)),
+            infrastructure_streams: InfrastructureStreams::of_all(),
             in_flight: metrics::gauge!("grpc_calls_in_flight"),
         }
     }
 
     /// A place for a stream, if there is one.
-    fn open(&self, infrastructure: bool, peer: Option<&Peer>) -> Option<OpenStream> {
+    fn open(&self, method: &Method, peer: Option<&Peer>) -> Option<OpenStream> {
         let place = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_owned().ok();
-        if !infrastructure {
+        if !method.infrastructure {
             return Some(OpenStream::counted(place(&self.streams)?, None));
         }
         let share = match peer {
-            Some(peer) => Some(place(&peer.infrastructure_streams)?),
+            Some(peer) => Some(place(peer.infrastructure_streams.of(method))?),
             None => None,
         };
-        Some(OpenStream::counted(place(&self.infrastructure_streams)?, share))
+        Some(OpenStream::counted(place(self.infrastructure_streams.of(method))?, share))
     }
 
     fn shed(&self, limit: &'static str, message: &'static str) -> Response {

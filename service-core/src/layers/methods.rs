@@ -31,6 +31,8 @@ pub(crate) struct Method {
     pub(crate) infrastructure: bool,
     /// Whether it answers with a stream.
     pub(crate) streams: bool,
+    /// Whether it is of reflection, whose callers go on to ask.
+    pub(crate) reflects: bool,
 }
 
 /// All methods that exist, by path.
@@ -44,12 +46,14 @@ impl Methods {
             access: *access,
             infrastructure: false,
             streams: streams.contains(path),
+            reflects: false,
         });
         let infrastructure = INFRASTRUCTURE.iter().map(|path| Method {
             path,
             access: Access::Public,
             infrastructure: true,
             streams: INFRASTRUCTURE_STREAMS.contains(path),
+            reflects: path.starts_with("/grpc.reflection."),
         });
         Self(Arc::new(own.chain(infrastructure).map(|method| (method.path, method)).collect()))
     }

@@ -23,7 +23,6 @@ use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use http_body::{Body as _, Frame, SizeHint};
-use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::server::TcpConnectInfo;
@@ -104,14 +103,14 @@ impl Next for Handlers {
 #[derive(Clone)]
 pub(crate) struct Peer {
     tcp: TcpConnectInfo,
-    infrastructure_streams: Arc<Semaphore>,
+    infrastructure_streams: load_shed::InfrastructureStreams,
     cut: Arc<Cut>,
 }
 
 impl Peer {
     /// `cut` ends the connection.
     pub(crate) fn new(tcp: TcpConnectInfo, cut: Arc<Cut>) -> Self {
-        let infrastructure_streams = Arc::new(Semaphore::new(load_shed::INFRASTRUCTURE_STREAMS_EACH));
+        let infrastructure_streams = load_shed::InfrastructureStreams::of_one();
         Self { tcp, infrastructure_streams, cut }
     }
 }

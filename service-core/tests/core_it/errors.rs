@@ -7,11 +7,14 @@ use futures_util::StreamExt;
 use futures_util::future::join;
 use futures_util::stream;
 use service_core::auth::Role;
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
@@ -421,6 +424,31 @@ async fn one_connection_does_not_take_all_streams_of_health() {
     watches.pop();
     eventually(async || HealthClient::new(greedy.clone()).watch(HealthCheckRequest::default()).await.is_ok())
         .await;
+}
+
+#[tokio::test]
+async fn streams_of_reflection_are_few() {
+    let bench = Bench::start().await;
+    // It ends with what comes back beside it.
+    let reflect = async |channel: &Channel| {
+        let (goes_on, end) = oneshot::channel::<()>();
+        let questions = stream::pending().take_until(end);
+        let answers = ServerReflectionClient::new(channel.clone()).server_reflection_info(questions).await?;
+        Ok::<_, Status>((goes_on, answers))
+    };
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        let greedy = bench.channel();
+        for _ in 0..16 {
+            open.push(reflect(&greedy).await.unwrap());
+        }
+        assert_eq!(reflect(&greedy).await.unwrap_err().code(), Code::ResourceExhausted, "of one connection");
+    }
+    let channel = bench.channel();
+    assert_eq!(reflect(&channel).await.unwrap_err().code(), Code::ResourceExhausted, "of all");
+    HealthClient::new(channel.clone()).watch(HealthCheckRequest::default()).await.unwrap();
+    open.pop();
+    eventually(async || reflect(&channel).await.is_ok()).await;
 }
 
 #[tokio::test]
