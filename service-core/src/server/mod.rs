@@ -124,6 +124,7 @@ impl GrpcServer {
             "calls",
             "arriving_bytes",
             "arriving_calls",
+            "leaving_bytes",
             "streams",
             "infrastructure_streams",
             "caller_streams",
@@ -201,7 +202,13 @@ impl GrpcServer {
     ) -> Entrance<impl Next + use<>> {
         let (domain, methods) = (self.domain, Methods::new(self.access, self.streams));
         let way = ServiceBuilder::new()
-            // Outermost, so that everything below logs under the request id and every answer carries it.
+            // Outermost: where it gives an answer up, nobody makes trailers of that, which would lie there as well.
+            .layer(Through(LeavingLayer::new(
+                methods.clone(),
+                self.config.max_leaving_bytes,
+                self.config.max_calls_in_flight,
+            )))
+            // Above the rest, so that everything below logs under the request id and every answer carries it.
             .layer(Through(RequestIdLayer { ids: self.ids.clone(), methods: methods.clone() }))
             // Sees the final answer of every call, whichever layer gave it.
             .layer(Through(ObserveLayer::new(&methods)))
@@ -232,12 +239,6 @@ impl GrpcServer {
                 domain,
                 methods.clone(),
                 self.config.max_arriving_bytes,
-                self.config.max_calls_in_flight,
-            )))
-            // And what its answer holds.
-            .layer(Through(LeavingLayer::new(
-                methods.clone(),
-                self.config.max_leaving_bytes,
                 self.config.max_calls_in_flight,
             )))
             // Above the verification: the caller's time runs from the arrival.

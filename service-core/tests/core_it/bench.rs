@@ -75,10 +75,10 @@ impl Bench {
         Endpoint::from_shared(format!("http://{}", self.grpc)).unwrap().connect_lazy()
     }
 
-    /// Of a client that opens a window of one byte for each answer, and no more until it is read.
-    pub(crate) fn deaf_channel(&self) -> Channel {
+    /// Of a client that opens a window of so many bytes for each answer, and no more until it is read.
+    pub(crate) fn slow_channel(&self, window: u32) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).unwrap();
-        endpoint.initial_stream_window_size(1).connect_lazy()
+        endpoint.initial_stream_window_size(window).connect_lazy()
     }
 
     /// Calls a method of the probe with a string.
@@ -132,7 +132,7 @@ pub(crate) async fn unended(mut channel: Channel, method: &str, size: u32, sent:
     panic!("an answer to half a message: {answer:?}");
 }
 
-/// Calls over a connection that takes a byte of each answer, which it leaves there.
+/// Calls, and leaves the answer where it is.
 pub(crate) async fn unread<M: prost::Message>(
     mut channel: Channel,
     path: &str,
@@ -157,6 +157,17 @@ async fn answer_to(
         .unwrap();
     tower::ServiceExt::ready(channel).await?;
     tower::Service::call(channel, request).await
+}
+
+/// The rest of an answer: how many bytes of data it has.
+pub(crate) async fn rest(answer: http::Response<tonic::body::Body>) -> Result<usize, Status> {
+    let (mut body, mut bytes) = (answer.into_body(), 0);
+    while let Some(frame) =
+        std::future::poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut body), cx)).await
+    {
+        bytes += frame?.data_ref().map_or(0, bytes::Bytes::len);
+    }
+    Ok(bytes)
 }
 
 /// A body that begins, and ends or does not.

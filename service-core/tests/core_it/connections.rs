@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Request;
 
-use crate::bench::{Bench, counted, cut, eventually, unary, unread};
+use crate::bench::{Bench, counted, cut, eventually, rest, unary, unread};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const HEADERS: u8 = 1;
@@ -170,19 +170,10 @@ async fn who_asks_and_never_reads_the_answers_is_cut_when_too_old() {
 }
 
 #[tokio::test]
-async fn who_leaves_answers_unread_is_cut_where_too_much_lies_and_nobody_else() {
-    let (long, nothing) = ("x".repeat(20_000), String::new());
-    for (path, message, answers, bytes) in [
-        ("/test.Probe/Echo", &long, 16, 64 << 20),
-        ("/grpc.health.v1.Health/Check", &nothing, 16, 64 << 20),
-        ("/test.Probe/Echo", &long, 10_000, 400_000),
-    ] {
-        let bench = Bench::with(|config| {
-            config.max_calls_in_flight = answers;
-            config.max_leaving_bytes = bytes;
-        })
-        .await;
-        let (reading, deaf, before) = (bench.channel(), bench.deaf_channel(), cut("unread"));
+async fn who_leaves_too_many_small_answers_unread_is_cut_and_nobody_else() {
+    for path in ["/test.Probe/Echo", "/grpc.health.v1.Health/Check"] {
+        let bench = Bench::with(|config| config.max_calls_in_flight = 16).await;
+        let (reading, deaf, before) = (bench.channel(), bench.slow_channel(1), cut("unread"));
         // The caller's address, which is another one after a new connection.
         let context = async || {
             let answer = unary(reading.clone(), "/test.Probe/Context", Request::new(String::new())).await;
@@ -192,12 +183,33 @@ async fn who_leaves_answers_unread_is_cut_where_too_much_lies_and_nobody_else() 
         let mut lying = Vec::new();
         eventually(async || {
             assert!(lying.len() < 200, "not bounded");
-            lying.extend(unread(deaf.clone(), path, message).await);
+            lying.extend(unread(deaf.clone(), path, &String::new()).await);
             assert_eq!(context().await, first, "who reads goes on");
             cut("unread") > before
         })
         .await;
         assert!(lying.len() >= 16, "{}", lying.len());
+    }
+}
+
+#[tokio::test]
+async fn of_large_answers_that_nobody_reads_the_oldest_are_given_up_and_their_connection_goes_on() {
+    let size = 20_000;
+    let bench = Bench::with(|config| config.max_leaving_bytes = 10 * (size + 100)).await;
+    let slow = bench.slow_channel(1_000);
+    let mut answers = Vec::new();
+    for _ in 0..25 {
+        answers.push(unread(slow.clone(), "/test.Probe/Echo", &"x".repeat(size)).await.unwrap());
+    }
+    let before = counted("grpc_calls_shed_total{limit=\"leaving_bytes\"}");
+    assert!(before >= 15, "{before}");
+    let last = answers.split_off(15);
+    for answer in answers {
+        rest(answer).await.unwrap_err();
+    }
+    // Longer than its message, and whole.
+    for answer in last {
+        assert!(rest(answer).await.unwrap() > size);
     }
 }
 
