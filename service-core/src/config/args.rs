@@ -183,8 +183,8 @@ pub struct ServerArgs {
     /// refused, --max-message-bytes to 1099511627776
     #[arg(long, env = "ROWLOCK_MAX_ARRIVING_BYTES", value_name = "N", default_value = "67108864")]
     pub max_arriving_bytes: Checked<usize>,
-    /// The most bytes of answers longer than 16384 that lie here unread before those are given up that have lain longest, 4194304 to
-    /// 1099511627776
+    /// The most bytes of answers that lie here unread, those of 131072 and more and the others apart, before what has lain longest is
+    /// given up, 4194304 to 1099511627776
     #[arg(long, env = "ROWLOCK_MAX_LEAVING_BYTES", value_name = "N", default_value = "67108864")]
     pub max_leaving_bytes: Checked<usize>,
     /// The deadline of a call that brings none, and of the message of any call, 100ms to 1h
@@ -260,7 +260,7 @@ pub struct ServerConfig {
     /// The most bytes of messages that are arriving at once, but for the first 16 KiB of each. No less than one message may
     /// have.
     pub max_arriving_bytes: usize,
-    /// The most bytes of answers longer than 16 KiB that lie here unread.
+    /// The most bytes of answers that lie here unread: of those of 128 KiB and more, and of the others.
     pub max_leaving_bytes: usize,
     /// The deadline of a call that brings none, until its response begins; and of any call, until its message is there.
     pub default_deadline: Duration,

@@ -33,7 +33,7 @@ pub(crate) use caller_streams::CallerStreamsLayer;
 pub(crate) use deadline::DeadlineLayer;
 pub use deadline::{Deadline, deadline};
 pub(crate) use error_info::ErrorInfoLayer;
-pub(crate) use leaving::{Cut, LeavingLayer};
+pub(crate) use leaving::{LeavingLayer, Unread};
 pub use methods::INFRASTRUCTURE;
 pub(crate) use methods::Methods;
 pub(crate) use rate_limit::RateLimitLayer;
@@ -104,14 +104,14 @@ impl Next for Handlers {
 pub(crate) struct Peer {
     tcp: TcpConnectInfo,
     infrastructure_streams: load_shed::InfrastructureStreams,
-    cut: Arc<Cut>,
+    unread: Arc<Unread>,
 }
 
 impl Peer {
-    /// `cut` ends the connection.
-    pub(crate) fn new(tcp: TcpConnectInfo, cut: Arc<Cut>) -> Self {
+    /// `unread` can end the connection.
+    pub(crate) fn new(tcp: TcpConnectInfo, unread: Arc<Unread>) -> Self {
         let infrastructure_streams = load_shed::InfrastructureStreams::of_one();
-        Self { tcp, infrastructure_streams, cut }
+        Self { tcp, infrastructure_streams, unread }
     }
 }
 

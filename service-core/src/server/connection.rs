@@ -23,7 +23,7 @@ use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
 use crate::config::ServerConfig;
-use crate::layers::{Cut, Peer};
+use crate::layers::{Peer, Unread};
 use crate::tls::Acceptor;
 
 use super::goaway::{Farewell, Frames};
@@ -207,8 +207,8 @@ pub(super) struct Connection {
     /// What was sent, for the library tells nobody why it ends a connection but the client.
     sent: Frames,
     is_cut: bool,
-    /// From elsewhere: whoever does not read may neither read nor write for long.
-    cut: Arc<Cut>,
+    /// Ends it from elsewhere, where too much lies unread.
+    unread: Arc<Unread>,
 }
 
 /// In the open, or with TLS.
@@ -225,13 +225,13 @@ impl Connection {
             times,
             sent: Frames::default(),
             is_cut: false,
-            cut: Arc::default(),
+            unread: Arc::default(),
         }
     }
 
     /// Ends the connection if it is time.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self.cut.is_cut(cx) {
+        if self.unread.poll_cut(cx) {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         if self.end.as_mut().poll(cx).is_pending() {
@@ -264,7 +264,7 @@ impl Connected for Connection {
             Either::Left(stream) => stream.connect_info(),
             Either::Right(stream) => stream.get_ref().0.connect_info(),
         };
-        Peer::new(tcp, self.cut.clone())
+        Peer::new(tcp, self.unread.clone())
     }
 }
 

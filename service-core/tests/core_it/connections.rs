@@ -194,9 +194,9 @@ async fn who_leaves_too_many_small_answers_unread_is_cut_and_nobody_else() {
 
 #[tokio::test]
 async fn of_large_answers_that_nobody_reads_the_oldest_are_given_up_and_their_connection_goes_on() {
-    let size = 20_000;
+    let size = 200_000;
     let bench = Bench::with(|config| config.max_leaving_bytes = 10 * (size + 100)).await;
-    let slow = bench.slow_channel(1_000);
+    let slow = bench.slow_channel(10_000);
     let mut answers = Vec::new();
     for _ in 0..25 {
         answers.push(unread(slow.clone(), "/test.Probe/Echo", &"x".repeat(size)).await.unwrap());
