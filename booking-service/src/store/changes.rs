@@ -400,12 +400,14 @@ pub async fn trim(pool: &PgPool, keep: Duration, final_to: i64, limit: i64) -> R
         .fetch_one(&mut *tx)
         .await?;
     // The next changes, and of these the old ones up to the first that is not: times do not quite follow the order of the log,
-    // and what is passed too early would expire tokens, and never be passed again. To look for old ones would go through the
+    // and what is passed too early would expire tokens, and never be passed again. (What is of a day that is still to come was
+    // written by a clock that was wrong, and shall not hold up the rest until then.) To look for old ones would go through the
     // whole log when there are few. Rehearsals keep theirs: nobody who reads the log has to know how far those were passed.
     let passed = sqlx::query_as!(
         Place,
         r#"SELECT batch, event_id, version FROM (
-             SELECT batch, event_id, version, bool_and(change_time < now() - make_interval(secs => $4))
+             SELECT batch, event_id, version, bool_and(change_time < now() - make_interval(secs => $4)
+                                                        OR change_time > now() + interval '1 day')
                       OVER (ORDER BY batch, event_id, version) AS are_old
                FROM (SELECT c.batch, c.event_id, c.version, c.change_time FROM changes c
                 WHERE (c.batch, c.event_id, c.version) > ($1, $2, $3) AND c.batch <= $6

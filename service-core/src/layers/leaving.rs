@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http_body::{Body as _, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
 use super::{Methods, Middleware, Next, Peer, PolledFrame, Request, Response, poll_body};
 
-/// How long an answer may lie, however much does.
-const TIME_TO_GO: Duration = Duration::from_secs(5);
+/// How long a connection may let none of its answers go, however much lies.
+const TIME_TO_MOVE: Duration = Duration::from_secs(5);
+/// How long a large answer may lie, however much does: a page of the longest goes over a way of a hundred kilobytes a second.
+const TIME_TO_GO: Duration = Duration::from_secs(30);
 /// Of what may lie here, the part that may for longer: one in so many.
 const SHARE: usize = 8;
 /// From so many bytes on an answer is large: it has a stream that can be reset, which costs a look when its data are gone. The
@@ -25,12 +27,21 @@ const SHARE: usize = 8;
 const LARGE: usize = 128 << 10;
 /// How often connections are looked through for one that is to be cut, while no more lies here than may.
 const LOOK: Duration = Duration::from_millis(100);
+/// However few calls may be in flight: answers have left their call's place, and so many may lie for a moment.
+const LEAST_ANSWERS: usize = 256;
+/// What the shortest answer holds: a buffer to begin with.
+const LEAST_BYTES: usize = 8 << 10;
+
+/// What an answer of so many bytes holds: buffers grow by doubling.
+fn held(bytes: usize) -> usize {
+    bytes.max(LEAST_BYTES).checked_next_power_of_two().unwrap_or(bytes)
+}
 
 /// Bounds the answers that lie here since their client opens no window for them (HTTP/2's flow control). A call has left its
 /// place and its deadline behind when its answer begins, and a caller who never reads could have as many pages of the largest
-/// kind held here as a connection has room for. Where too much lies, what has lain longest goes: others' answers are on their way
-/// within moments. The stream of a large answer is reset. Whose large answers do not go even so, since the library waits for a
-/// window before it looks, or who leaves too many others, is cut.
+/// kind held here as a connection has room for. Where too much lies, what does not go has to: others' answers are on their way
+/// within moments. The stream of the large answer is reset that has lain longest. Whose large answers do not go even so, since the
+/// library waits for a window before it looks, is cut, and so is who lets none of the others go, or has most of them.
 ///
 /// Streams pass: their messages are made when the one before is taken.
 #[derive(Clone)]
@@ -43,6 +54,7 @@ impl LeavingLayer {
     /// At most so many bytes of large answers, as many again of those that were told to go, and as many of others; and so many
     /// others.
     pub(crate) fn new(methods: Methods, bytes: usize, answers: usize) -> Self {
+        let answers = answers.max(LEAST_ANSWERS);
         Self { methods, lying: Arc::new(Lying::new(bytes, answers, Instant::now())) }
     }
 }
@@ -56,7 +68,7 @@ impl Middleware for LeavingLayer {
             // An answer of headers alone is under no window.
             Some(connection) if !streams && !response.body().is_end_stream() => {
                 let lying = self.lying.clone();
-                response.map(|inner| Body::new(Leaving { inner, lying, connection, large: None }))
+                response.map(|inner| Body::new(Leaving { inner, lying, connection, large: None, next: None }))
             }
             _ => response,
         }
@@ -71,8 +83,7 @@ struct Lying {
     began: Instant,
     /// How much lies of what is not large, at all connections.
     small: Small,
-    /// Those that have had any, and when they were last looked through.
-    connections: Mutex<(Vec<Weak<Unread>>, Option<Instant>)>,
+    connections: Mutex<Connections>,
     large: Mutex<LargeOnes>,
 }
 
@@ -80,6 +91,51 @@ struct Lying {
 struct Small {
     answers: AtomicUsize,
     bytes: AtomicUsize,
+}
+
+impl Small {
+    /// How much there is then.
+    fn add(&self, bytes: usize) -> (usize, usize) {
+        let answers = self.answers.fetch_add(1, Ordering::Relaxed) + 1;
+        (answers, self.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes))
+    }
+
+    fn remove(&self, bytes: usize) {
+        self.answers.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn answers(&self) -> usize {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Default)]
+struct Connections {
+    /// Those that have had any of what is not large.
+    known: Vec<Weak<Unread>>,
+    /// How many were there when those were last taken out that are gone.
+    were: usize,
+    /// When they were last looked through.
+    looked: Option<Instant>,
+}
+
+impl Connections {
+    fn add(&mut self, connection: &Arc<Unread>) {
+        if self.known.len() >= 64.max(self.were * 2) {
+            self.forget_the_gone();
+        }
+        self.known.push(Arc::downgrade(connection));
+    }
+
+    fn forget_the_gone(&mut self) {
+        self.known.retain(|connection| connection.strong_count() > 0);
+        self.were = self.known.len();
+    }
 }
 
 #[derive(Default)]
@@ -160,45 +216,50 @@ impl Lying {
 
     /// Another answer lies here, until the place is dropped.
     fn lay_small(self: &Arc<Self>, bytes: usize, connection: &Arc<Unread>, now: Instant) -> SmallPlace {
-        if !connection.has_any() {
-            // Before it has some: nobody shall find an old time beside them.
-            let since = now.saturating_duration_since(self.began).as_millis();
-            connection.since.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Release);
-            if !connection.is_known.swap(true, Ordering::Relaxed) {
-                self.connections().0.push(Arc::downgrade(connection));
-            }
+        if !connection.is_known.swap(true, Ordering::AcqRel) {
+            connection.moved_at(now, self.began);
+            self.connections().add(connection);
         }
-        connection.answers.fetch_add(1, Ordering::Release);
-        let answers = self.small.answers.fetch_add(1, Ordering::Relaxed) + 1;
-        let all = self.small.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        connection.lying.add(bytes);
+        let (answers, all) = self.small.add(bytes);
         if answers > self.answers / SHARE || all > self.bytes / SHARE {
             self.look(answers > self.answers || all > self.bytes, now);
         }
         SmallPlace { bytes, connection: connection.clone(), of: self.clone() }
     }
 
-    /// Cuts the connection at which some have lain for longest without a moment of none; but not one at which they have not for long,
-    /// unless more lies here than may.
-    fn look(&self, is_too_much: bool, now: Instant) {
+    /// Cuts a connection that has let nothing go for long; or else, where more lies here than may, the one with the most. What lies
+    /// for those that were cut already is about to go.
+    fn look(&self, is_urgent: bool, now: Instant) {
         let mut connections = self.connections();
-        let (all, last) = &mut *connections;
-        if !is_too_much && last.is_some_and(|last| now.saturating_duration_since(last) < LOOK) {
+        if !is_urgent && connections.looked.is_some_and(|last| now.saturating_duration_since(last) < LOOK) {
             return;
         }
-        *last = Some(now);
-        all.retain(|connection| connection.strong_count() > 0);
-        let unread = all.iter().filter_map(Weak::upgrade).filter(|one| one.has_any() && !one.is_cut());
-        let longest = unread.min_by_key(|connection| connection.since.load(Ordering::Relaxed));
+        connections.looked = Some(now);
+        connections.forget_the_gone();
+        let here = connections.known.iter().filter_map(Weak::upgrade);
+        let unread: Vec<_> = here.filter(|one| one.lying.answers() > 0 && !one.is_cut()).collect();
         drop(connections);
-        if let Some(connection) = longest
-            && let since = self.began + Duration::from_millis(connection.since.load(Ordering::Relaxed))
-            && (is_too_much || now.saturating_duration_since(since) >= TIME_TO_GO)
-        {
-            connection.cut();
+        for connection in &unread {
+            if connection.has_moved.swap(false, Ordering::AcqRel) {
+                connection.moved_at(now, self.began);
+            }
+        }
+        let answers: usize = unread.iter().map(|one| one.lying.answers()).sum();
+        let bytes: usize = unread.iter().map(|one| one.lying.bytes()).sum();
+        let is_beyond = |share| answers > self.answers / share || bytes > self.bytes / share;
+        let has_stood_still =
+            |one: &&Arc<Unread>| now.saturating_duration_since(one.since(self.began)) >= TIME_TO_MOVE;
+        let still = unread.iter().filter(has_stood_still).min_by_key(|one| one.since(self.began));
+        let most = || unread.iter().max_by_key(|one| (one.lying.bytes(), one.lying.answers()));
+        match still {
+            Some(still) if is_beyond(SHARE) => still.cut(),
+            None if is_beyond(1) => most().into_iter().for_each(|most| most.cut()),
+            _ => {}
         }
     }
 
-    fn connections(&self) -> MutexGuard<'_, (Vec<Weak<Unread>>, Option<Instant>)> {
+    fn connections(&self) -> MutexGuard<'_, Connections> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -231,9 +292,9 @@ struct SmallPlace {
 
 impl Drop for SmallPlace {
     fn drop(&mut self) {
-        self.connection.answers.fetch_sub(1, Ordering::Relaxed);
-        self.of.small.answers.fetch_sub(1, Ordering::Relaxed);
-        self.of.small.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.connection.lying.remove(self.bytes);
+        self.connection.has_moved.store(true, Ordering::Release);
+        self.of.small.remove(self.bytes);
     }
 }
 
@@ -263,8 +324,8 @@ impl Way {
         if self.is_gone.load(Ordering::Acquire) {
             Poll::Ready(Ok(()))
         } else if self.is_to_go.load(Ordering::Acquire) {
-            // The library resets the stream, and lets go of the data.
-            Poll::Ready(Err(Status::resource_exhausted("too many answers lie unread")))
+            // The library resets the stream for the reason of the cause, which clients take for RESOURCE_EXHAUSTED, and lets go of the data.
+            Poll::Ready(Err(Status::from(h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM))))
         } else {
             Poll::Pending
         }
@@ -303,7 +364,11 @@ struct Leaving {
     connection: Arc<Unread>,
     /// Large data that were given away. The body stays until they are gone: only so can their stream be reset.
     large: Option<Arc<Way>>,
+    /// What comes after them. It was taken at once, for with the last frame a call is over.
+    next: Option<Frames>,
 }
+
+type Frames = Option<Result<Frame<Bytes>, Status>>;
 
 impl Leaving {
     /// Counts data until the library lets go of them.
@@ -314,11 +379,11 @@ impl Leaving {
         large: &mut Option<Arc<Way>>,
     ) -> Bytes {
         if bytes.len() < LARGE {
-            let place = lying.lay_small(bytes.len(), connection, Instant::now());
+            let place = lying.lay_small(held(bytes.len()), connection, Instant::now());
             return Bytes::from_owner(Data { bytes, _place: place });
         }
         let way = Arc::new(Way { connection: connection.clone(), ..Way::default() });
-        let place = lying.lay_large(bytes.len(), &way, Instant::now());
+        let place = lying.lay_large(held(bytes.len()), &way, Instant::now());
         *large = Some(way.clone());
         Bytes::from_owner(Data { bytes, _place: Gone { way, _place: place } })
     }
@@ -329,20 +394,25 @@ impl http_body::Body for Leaving {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
-        let Self { inner, lying, connection, large } = &mut *self;
+        let Self { inner, lying, connection, large, next } = &mut *self;
         if let Some(way) = large {
+            if next.is_none()
+                && let Poll::Ready(frame) = poll_body(inner, cx)
+            {
+                *next = Some(frame);
+            }
             match way.poll_gone(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(to_go)) => return Poll::Ready(Some(Err(to_go))),
                 Poll::Ready(Ok(())) => *large = None,
             }
         }
-        let lay = |bytes| Self::lay(lying, connection, bytes, large);
-        poll_body(inner, cx).map_ok(|frame| frame.map_data(lay))
+        let polled = next.take().map_or_else(|| poll_body(inner, cx), Poll::Ready);
+        polled.map_ok(|frame| frame.map_data(|bytes| Self::lay(lying, connection, bytes, large)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.large.is_none() && self.inner.is_end_stream()
+        self.large.is_none() && self.next.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -353,9 +423,11 @@ impl http_body::Body for Leaving {
 /// What a connection leaves unread; and its end, from afar.
 #[derive(Default)]
 pub(crate) struct Unread {
-    /// How many answers lie for it that are not large.
-    answers: AtomicUsize,
-    /// Since when there have been some without a break, in milliseconds.
+    /// What lies for it that is not large.
+    lying: Small,
+    /// Whether something of that has gone since that was last asked.
+    has_moved: AtomicBool,
+    /// When it was last known that something had, or had come first, in milliseconds.
     since: AtomicU64,
     is_known: AtomicBool,
     is_cut: AtomicBool,
@@ -363,8 +435,13 @@ pub(crate) struct Unread {
 }
 
 impl Unread {
-    fn has_any(&self) -> bool {
-        self.answers.load(Ordering::Acquire) > 0
+    fn moved_at(&self, now: Instant, began: Instant) {
+        let since = now.saturating_duration_since(began).as_millis();
+        self.since.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Release);
+    }
+
+    fn since(&self, began: Instant) -> Instant {
+        began + Duration::from_millis(self.since.load(Ordering::Acquire))
     }
 
     fn cut(&self) {
@@ -433,35 +510,50 @@ mod tests {
     }
 
     #[test]
-    fn beyond_an_eighth_of_all_a_connection_is_cut_that_has_not_been_without_for_long() {
+    fn beyond_an_eighth_of_all_a_connection_is_cut_that_has_let_nothing_go_for_long() {
         let begin = Instant::now();
         for (lying, size) in
             [(lying(usize::MAX, 16, begin), 1), (lying(16 << 10, usize::MAX, begin), 1 << 10)]
         {
-            let [first, second, third] = some();
+            let [deaf, busy, third] = some();
             let lay = |connection, after| lying.lay_small(size, connection, begin + after);
-            let _first = lay(&first, Duration::ZERO);
-            drop(lay(&second, Duration::ZERO));
-            let _second = lay(&second, TIME_TO_GO - Duration::from_millis(1));
-            let soon = lay(&third, TIME_TO_GO - Duration::from_millis(1));
-            assert!(!first.is_cut(), "there is time");
+            let _deaf = lay(&deaf, Duration::ZERO);
+            // There is always one, and never one for long.
+            let mut last = lay(&busy, Duration::ZERO);
+            for tenths in 1..49 {
+                last = lay(&busy, Duration::from_millis(100) * tenths);
+            }
+            let soon = lay(&third, TIME_TO_MOVE - Duration::from_millis(1));
+            assert!(!deaf.is_cut(), "there is time");
             drop(soon);
-            let _third = lay(&third, TIME_TO_GO + LOOK);
-            assert!(first.is_cut() && !second.is_cut() && !third.is_cut());
+            let _third = lay(&third, TIME_TO_MOVE + LOOK);
+            assert!(deaf.is_cut() && !busy.is_cut() && !third.is_cut());
+            drop(last);
         }
     }
 
     #[test]
-    fn beyond_all_the_connection_is_cut_that_has_not_been_without_for_longest() {
+    fn beyond_all_the_connection_is_cut_that_has_most_and_one_is_enough() {
         let begin = Instant::now();
-        for (lying, size) in [(lying(usize::MAX, 2, begin), 1), (lying(2 << 10, usize::MAX, begin), 1 << 10)]
+        for (lying, size) in [(lying(usize::MAX, 4, begin), 1), (lying(4 << 10, usize::MAX, begin), 1 << 10)]
         {
-            let [first, second] = some();
-            let _first = lying.lay_small(size, &first, begin);
-            let later = begin + Duration::from_millis(1);
-            let _second = [(); 2].map(|()| lying.lay_small(size, &second, later));
-            assert!(first.is_cut() && !second.is_cut());
+            let [first, second, third] = some();
+            let lay = |connection| lying.lay_small(size, connection, begin);
+            let _first = lay(&first);
+            let _second = [(); 3].map(|()| lay(&second));
+            assert!(!second.is_cut());
+            let _third = [(); 2].map(|()| lay(&third));
+            assert!(second.is_cut() && !first.is_cut() && !third.is_cut());
         }
+    }
+
+    #[test]
+    fn connections_that_are_gone_leave_nothing_behind() {
+        let lying = lying(usize::MAX, usize::MAX, Instant::now());
+        for _ in 0..10_000 {
+            lying.lay_small(1, &Arc::default(), Instant::now());
+        }
+        assert!(lying.connections().known.len() <= 64);
     }
 
     #[test]
@@ -476,7 +568,8 @@ mod tests {
         let large = lying.large();
         assert_eq!((large.staying.bytes, large.going.bytes), (0, 0));
         assert!(large.staying.answers.is_empty() && large.going.answers.is_empty());
-        let small = [&lying.small.answers, &lying.small.bytes, &way.connection.answers];
-        assert_eq!(small.map(|left| left.load(Ordering::Relaxed)), [0; 3]);
+        for small in [&lying.small, &way.connection.lying] {
+            assert_eq!((small.answers(), small.bytes()), (0, 0));
+        }
     }
 }
