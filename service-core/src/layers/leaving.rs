@@ -18,6 +18,9 @@ use super::{Methods, Middleware, Next, Peer, PolledFrame, Request, Response, pol
 
 /// How long a connection may let none of its answers go, however much lies.
 const TIME_TO_MOVE: Duration = Duration::from_secs(5);
+/// And while more lies here than may. Not less, for the answers of a crowd that has waited together are made together, and
+/// lie until their connection is looked after.
+const TIME_UNDER_PRESSURE: Duration = Duration::from_millis(500);
 /// How long a large answer may lie, however much does: a page of the longest goes over a way of a hundred kilobytes a second.
 const TIME_TO_GO: Duration = Duration::from_secs(30);
 /// Of what may lie here, the part that may for longer: one in so many.
@@ -25,7 +28,7 @@ const SHARE: usize = 8;
 /// From so many bytes on an answer is large: it has a stream that can be reset, which costs a look when its data are gone. The
 /// others are only counted.
 const LARGE: usize = 128 << 10;
-/// How often connections are looked through for one that is to be cut, while no more lies here than may.
+/// How often connections are looked through for one that is to be cut; ten times as often while more lies here than may.
 const LOOK: Duration = Duration::from_millis(100);
 /// However few calls may be in flight: answers have left their call's place, and so many may lie for a moment.
 const LEAST_ANSWERS: usize = 256;
@@ -41,7 +44,7 @@ fn held(bytes: usize) -> usize {
 /// place and its deadline behind when its answer begins, and a caller who never reads could have as many pages of the largest
 /// kind held here as a connection has room for. Where too much lies, what does not go has to: others' answers are on their way
 /// within moments. The stream of the large answer is reset that has lain longest. Whose large answers do not go even so, since the
-/// library waits for a window before it looks, is cut, and so is who lets none of the others go, or has most of them.
+/// library waits for a window before it looks, is cut, and so is who lets none of the others go, or has most of twice as many.
 ///
 /// Streams pass: their messages are made when the one before is taken.
 #[derive(Clone)]
@@ -228,11 +231,12 @@ impl Lying {
         SmallPlace { bytes, connection: connection.clone(), of: self.clone() }
     }
 
-    /// Cuts a connection that has let nothing go for long; or else, where more lies here than may, the one with the most. What lies
-    /// for those that were cut already is about to go.
+    /// Cuts the connection with the most of those that have let nothing go for long; of all, where twice as much lies as may: whoever
+    /// takes one answer now and then has not stood still. What lies for those that were cut already is about to go.
     fn look(&self, is_urgent: bool, now: Instant) {
         let mut connections = self.connections();
-        if !is_urgent && connections.looked.is_some_and(|last| now.saturating_duration_since(last) < LOOK) {
+        let pause = if is_urgent { LOOK / 10 } else { LOOK };
+        if connections.looked.is_some_and(|last| now.saturating_duration_since(last) < pause) {
             return;
         }
         connections.looked = Some(now);
@@ -247,15 +251,20 @@ impl Lying {
         }
         let answers: usize = unread.iter().map(|one| one.lying.answers()).sum();
         let bytes: usize = unread.iter().map(|one| one.lying.bytes()).sum();
-        let is_beyond = |share| answers > self.answers / share || bytes > self.bytes / share;
-        let has_stood_still =
-            |one: &&Arc<Unread>| now.saturating_duration_since(one.since(self.began)) >= TIME_TO_MOVE;
-        let still = unread.iter().filter(has_stood_still).min_by_key(|one| one.since(self.began));
-        let most = || unread.iter().max_by_key(|one| (one.lying.bytes(), one.lying.answers()));
-        match still {
-            Some(still) if is_beyond(SHARE) => still.cut(),
-            None if is_beyond(1) => most().into_iter().for_each(|most| most.cut()),
-            _ => {}
+        let is_beyond = |most: fn(usize) -> usize| answers > most(self.answers) || bytes > most(self.bytes);
+        let time = if is_beyond(|most| most.saturating_mul(2)) {
+            Duration::ZERO
+        } else if is_beyond(|most| most) {
+            TIME_UNDER_PRESSURE
+        } else if is_beyond(|most| most / SHARE) {
+            TIME_TO_MOVE
+        } else {
+            return;
+        };
+        let stands_still = |one: &&Arc<Unread>| now.saturating_duration_since(one.since(self.began)) >= time;
+        let still = unread.iter().filter(stands_still);
+        if let Some(most) = still.max_by_key(|one| (one.lying.bytes(), one.lying.answers())) {
+            most.cut();
         }
     }
 
@@ -533,17 +542,36 @@ mod tests {
     }
 
     #[test]
-    fn beyond_all_the_connection_is_cut_that_has_most_and_one_is_enough() {
+    fn beyond_all_the_connection_is_cut_that_has_most_and_lets_none_go_and_one_is_enough() {
         let begin = Instant::now();
         for (lying, size) in [(lying(usize::MAX, 4, begin), 1), (lying(4 << 10, usize::MAX, begin), 1 << 10)]
         {
-            let [first, second, third] = some();
-            let lay = |connection| lying.lay_small(size, connection, begin);
-            let _first = lay(&first);
-            let _second = [(); 3].map(|()| lay(&second));
-            assert!(!second.is_cut());
-            let _third = [(); 2].map(|()| lay(&third));
-            assert!(second.is_cut() && !first.is_cut() && !third.is_cut());
+            let [deaf, less, crowd] = some();
+            let lay = |connection, after| lying.lay_small(size, connection, begin + after);
+            let _less = lay(&less, Duration::ZERO);
+            let _deaf = [(); 2].map(|()| lay(&deaf, Duration::ZERO));
+            drop(lay(&crowd, Duration::ZERO));
+            let _crowd = [(); 4].map(|()| lay(&crowd, TIME_UNDER_PRESSURE - Duration::from_millis(1)));
+            assert!(!deaf.is_cut() && !crowd.is_cut(), "there is time");
+            let _more = lay(&crowd, TIME_UNDER_PRESSURE + LOOK);
+            assert!(deaf.is_cut() && !less.is_cut() && !crowd.is_cut());
+        }
+    }
+
+    #[test]
+    fn beyond_twice_of_all_the_connection_is_cut_that_has_most_however_it_moves() {
+        let begin = Instant::now();
+        for (lying, size) in [(lying(usize::MAX, 4, begin), 1), (lying(4 << 10, usize::MAX, begin), 1 << 10)]
+        {
+            let [sly, other] = some();
+            let lay = |connection, after| lying.lay_small(size, connection, begin + after);
+            let _other = lay(&other, Duration::ZERO);
+            let mut hers: Vec<_> = (0..7).map(|_| lay(&sly, Duration::ZERO)).collect();
+            hers.pop();
+            hers.push(lay(&sly, LOOK));
+            assert!(!sly.is_cut());
+            hers.push(lay(&sly, 2 * LOOK));
+            assert!(sly.is_cut() && !other.is_cut());
         }
     }
 

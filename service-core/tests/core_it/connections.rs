@@ -182,7 +182,11 @@ async fn who_leaves_too_many_small_answers_unread_is_cut_and_nobody_else() {
         let first = context().await;
         let mut lying = Vec::new();
         eventually(async || {
-            assert!(lying.len() < 1_000, "not bounded");
+            assert!(lying.len() < 4_000, "not bounded");
+            if lying.len() > 300 {
+                // Who lets none go has half a second.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             lying.extend(unread(deaf.clone(), path, &String::new()).await);
             assert_eq!(context().await, first, "who reads goes on");
             cut("unread") > before
