@@ -13,13 +13,13 @@ use crate::watch::next;
 
 /// Waits until the tailer has looked at the log once more.
 async fn looked(system: &System) {
-    let mut session = system.pool.acquire().await.unwrap();
+    let mut session = PgConnection::connect(&system.database.url).await.unwrap();
     let begins = sqlx::query_scalar("SELECT clock_timestamp()::text");
-    let begins: String = begins.fetch_one(&mut *session).await.unwrap();
+    let begins: String = begins.fetch_one(&mut session).await.unwrap();
     eventually(async || {
         let look = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
                        AND query LIKE '%last_batch%' AND pid <> pg_backend_pid() AND query_start > $1::timestamptz)";
-        sqlx::query_scalar(look).bind(&begins).fetch_one(&mut *session).await.unwrap()
+        sqlx::query_scalar(look).bind(&begins).fetch_one(&mut session).await.unwrap()
     })
     .await;
 }
@@ -38,14 +38,16 @@ async fn who_follows_hears_of_a_number_that_comes_again_after_a_crash() {
     for _ in 0..3 {
         looked(&system).await;
     }
+    let mut witness = PgConnection::connect(&system.database.url).await.unwrap();
     let process: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut batch).await.unwrap();
     assert!(Command::new("kill").args(["-9", &process.to_string()]).status().unwrap().success());
+    // The server ends all sessions when it hears of it, and lets nobody in before it has recovered.
+    eventually(async || witness.ping().await.is_err()).await;
+    eventually(async || PgConnection::connect(&system.database.url).await.is_ok()).await;
     // Whether the number was lost is a matter of moments. Here it was.
-    eventually(async || {
-        let lost = sqlx::query("SELECT setval('change_batches', $1)").bind(number - 1);
-        lost.execute(&system.pool).await.is_ok()
-    })
-    .await;
+    let mut recovered = PgConnection::connect(&system.database.url).await.unwrap();
+    let lost = sqlx::query("SELECT setval('change_batches', $1)").bind(number - 1);
+    lost.execute(&mut recovered).await.unwrap();
     looked(&system).await;
     eventually(async || system.attendee().register(&event).await.is_ok()).await;
     let told = match next(&mut follower).await {
