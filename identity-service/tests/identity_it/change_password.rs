@@ -5,7 +5,7 @@ use std::time::Duration;
 use rowlock_proto::identity::v1::{ChangePasswordRequest, RefreshTokensRequest};
 use tonic::{Code, Status};
 
-use crate::server::{PASSWORD, TestServer, invalid, refusal, violated, with_token};
+use crate::server::{PASSWORD, PATIENCE, TestServer, invalid, refusal, violated, with_token};
 
 const NEW: &str = "amber ferry 64";
 const WRONG: &str = "violet tram 82";
@@ -77,6 +77,40 @@ async fn wrong_present_passwords_count_like_failed_sign_ins() {
         let status = server.sign_in("ada@example.org", WRONG).await.unwrap_err();
         assert_eq!(refusal(&status).1, "CREDENTIALS_INVALID", "counted from the beginning");
     }
+}
+
+#[tokio::test]
+async fn who_is_given_tokens_too_often_cannot_change_the_password_either() {
+    let server = TestServer::start().await;
+    server.sign_up("ada@example.org").await;
+    let session = server.sign_in("ada@example.org", PASSWORD).await.unwrap();
+    let (mut refresh_token, mut current, mut new) = (session.refresh_token, PASSWORD, NEW);
+    let mut given = 0;
+    // One more a second, by a clock that goes on: now and then it is the change that has it.
+    let limited = loop {
+        given += 1;
+        assert!(given < 1_000);
+        let request = RefreshTokensRequest { refresh_token: refresh_token.clone() };
+        match server.auth().refresh_tokens(request).await {
+            Ok(next) => refresh_token = next.into_inner().refresh_token,
+            Err(status) => {
+                assert_eq!(refusal(&status).1, "RATE_LIMITED");
+                match change(&server, &session.access_token, current, new).await {
+                    Ok(_) => std::mem::swap(&mut current, &mut new),
+                    Err(status) => break status,
+                }
+            }
+        }
+    };
+    assert_eq!(refusal(&limited), (Code::ResourceExhausted, "RATE_LIMITED".into()));
+    assert!(limited.metadata().contains_key("grpc-retry-pushback-ms"));
+    let unchanged = async {
+        while let Err(status) = server.sign_in("ada@example.org", current).await {
+            assert_eq!(refusal(&status).1, "RATE_LIMITED");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, unchanged).await.expect("it is still the password");
 }
 
 #[tokio::test]
